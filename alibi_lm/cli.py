@@ -1,0 +1,125 @@
+"""From the command line to a typed configuration, and from an error to one clear line."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from alibi_lm.config import KINDS, Config, ConfigT, from_hydra, register_schemas
+from alibi_lm.errors import SettingsError, UserError
+from alibi_lm.settings import unknown, walk
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[ConfigT], Any]) -> None:
+    """Run a task on the configuration that the command line composes.
+
+    doc: the script's docstring, shown by --help. `-m` runs Hydra's multirun.
+    """
+
+    def composed(values: DictConfig) -> None:
+        task(from_hydra(values, kind))
+
+    if wants_help():
+        print(help_text(doc, kind))
+    else:
+        run_cleanly(lambda: run_hydra(config_name, composed), kind)
+
+
+def wants_help() -> bool:
+    """Whether the command line asks what the script does."""
+    return bool({"-h", "--help"} & set(sys.argv[1:]))
+
+
+def run_hydra(config_name: str, task: Callable[[DictConfig], None]) -> None:
+    """Hand the command line to Hydra, which composes and calls the task once or, by -m, often."""
+    register_schemas()
+    hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")(task)()
+
+
+def run_cleanly(action: Callable[[], None], kind: type[Any] = Config) -> None:
+    """Do it; a user's mistake ends in plain lines on stderr and status 2, never a traceback."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
+    try:
+        action()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        message = explain(error, kind)
+        if message is None:
+            raise
+        print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+
+
+def explain(error: Exception, kind: type[Any]) -> str | None:
+    """The error in a user's words, or None if it is a defect that deserves its traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return unknown(group, name, list(error.options or []))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+        return _explain_setting(error, cause or error, kind)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}"
+    return None
+
+
+def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) -> str:
+    """What OmegaConf found wrong with one setting: an unknown key or a value of another type."""
+    first_line = str(cause).strip().splitlines()[0]
+    key = getattr(cause, "full_key", None)
+    if not key:
+        return " ".join(str(error).split())
+    parent, _, _ = key.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    known = sorted({name for name, _, _ in _all_settings(kind)})
+    siblings = [name for name in known if name.startswith(prefix)] or known
+    groups = [name for name in KINDS if not parent]
+    if "not in" in first_line or "Key" in first_line:
+        near = sorted({name[len(prefix) :].split(".")[0] for name in siblings} | set(groups))
+        return unknown("setting", key, [prefix + name for name in near])
+    return f"{key}: {first_line}"
+
+
+def _all_settings(kind: type[Any]) -> list[tuple[str, Any, Any]]:
+    """Every leaf setting, those of every kind of position, data and tokenizer included."""
+    settings = list(walk(kind()))
+    if kind is Config:
+        for group, (_, kinds) in KINDS.items():
+            for other in kinds.values():
+                settings += list(walk(other(), f"{group}."))
+    return settings
+
+
+def help_text(doc: str, kind: type[Any]) -> str:
+    """The script's docstring, the choices of each group, and every setting with its meaning."""
+    lines = [inspect.cleandoc(doc), ""]
+    if kind is Config:
+        lines.append("choices (group=choice):")
+        for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
+            names = sorted(path.stem for path in folder.glob("*.yaml"))
+            lines.append(f"  {folder.name:<24} {', '.join(names)}")
+        lines.append("")
+    lines.append("settings (key=value), with the defaults of their types; a choice may set others:")
+    seen = set()
+    for key, value, field in _all_settings(kind):
+        discriminator = any(key == f"{group}.{name}" for group, (name, _) in KINDS.items())
+        if key not in seen and not (discriminator and kind is Config):
+            shown = "null" if value is None else str(value).replace(" ", "")
+            lines.append(f"  {key + '=' + shown:<44} {field.metadata['meaning']}")
+        seen.add(key)
+    lines += ["", "Hydra's own options (-m, --cfg job, --info, ...): --hydra-help"]
+    return "\n".join(lines)

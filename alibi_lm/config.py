@@ -1,0 +1,246 @@
+"""Every setting of a run, typed, with its meaning beside it.
+
+YAML files and the command line only set values; these dataclasses decide which keys exist, their
+types, bounds and defaults. `from_hydra` turns what Hydra composed into a `Config` or says, in one
+line for each problem, what is wrong and what is allowed.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from alibi_lm.data.corpus import SPLITS, DataConfig
+from alibi_lm.data.sources import SOURCES
+from alibi_lm.data.tokenizers import TOKENIZERS, TokenizerConfig
+from alibi_lm.errors import SettingsError
+from alibi_lm.positions import SCHEMES, PositionConfig
+from alibi_lm.settings import out_of_bounds, setting, unknown
+
+DTYPES = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class ModelConfig:
+    """The decoder's sizes."""
+
+    n_layers: int = setting(3, "Transformer blocks", at_least=1)
+    n_heads: int = setting(4, "attention heads", at_least=1)
+    d_model: int = setting(160, "width of the residual stream", at_least=1)
+    d_ff: int = setting(640, "width of the feed-forward layers", at_least=1)
+    dropout: float = setting(
+        0.0, "dropout on embeddings and on what each layer adds", at_least=0, below=1
+    )
+    final_norm: bool = setting(True, "normalise before the softmax (the paper's model does not)")
+
+    def problems(self) -> list[str]:
+        """Heads share the width equally."""
+        if self.n_heads >= 1 and self.d_model % self.n_heads:
+            return [
+                f"model.n_heads: given {self.n_heads}, but it must divide "
+                f"model.d_model = {self.d_model}"
+            ]
+        return []
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with linear warm-up and one cosine period."""
+
+    steps: int = setting(400, "optimizer updates", at_least=1)
+    tokens_per_step: int = setting(2048, "tokens per update, whatever the hardware", at_least=1)
+    micro_batch_size: int | None = setting(
+        None, "sequences per forward pass; null: all of an update's at once", at_least=1
+    )
+    lr: float = setting(3e-3, "peak learning rate", above=0)
+    min_lr: float = setting(1e-4, "learning rate at the end of the cosine", at_least=0)
+    warmup_steps: int = setting(40, "updates of linear warm-up", at_least=0)
+    weight_decay: float = setting(0.1, "on matrices; not on norms, biases, positions", at_least=0)
+    beta1: float = setting(0.9, "decay of the first moment", at_least=0, below=1)
+    beta2: float = setting(0.95, "decay of the second moment", at_least=0, below=1)
+    grad_clip: float = setting(1.0, "largest norm of the gradient", above=0)
+
+    def problems(self) -> list[str]:
+        """The schedule must fit the steps."""
+        problems = []
+        if self.warmup_steps > self.steps:
+            problems.append(
+                f"optim.warmup_steps: given {self.warmup_steps}, but it must be at most "
+                f"optim.steps = {self.steps}"
+            )
+        if self.min_lr > self.lr:
+            problems.append(
+                f"optim.min_lr: given {self.min_lr}, but it must be at most optim.lr = {self.lr}"
+            )
+        return problems
+
+
+@dataclass
+class EvaluationConfig:
+    """Which lengths are evaluated, on what, and how (DESIGN: what a number means)."""
+
+    lengths: list[int] = setting(
+        [64, 128, 256, 512, 1024], "evaluation lengths (L_valid in the paper)", at_least=1
+    )
+    split: str = setting("validation", "split that is scored", choices=SPLITS)
+    stride: int | None = setting(
+        None, "new tokens per window; null: the length itself (nonoverlapping)", at_least=1
+    )
+    batch_tokens: int = setting(8192, "tokens per forward pass, at least one window", at_least=1)
+
+    def problems(self) -> list[str]:
+        """There must be lengths, and windows must hold a stride."""
+        problems = []
+        if not self.lengths:
+            problems.append("evaluation.lengths: given none; name at least one, e.g. [64,128]")
+        elif self.stride is not None and self.stride > min(self.lengths):
+            problems.append(
+                f"evaluation.stride: given {self.stride}, but it must be at most the shortest of "
+                f"evaluation.lengths = {self.lengths}"
+            )
+        return problems
+
+
+@dataclass
+class Config:
+    """One run: a model, its training, and its evaluation."""
+
+    position: PositionConfig = setting(PositionConfig, "the positional scheme")
+    model: ModelConfig = setting(ModelConfig, "the decoder's sizes")
+    data: DataConfig = setting(DataConfig, "the corpus")
+    tokenizer: TokenizerConfig = setting(TokenizerConfig, "the tokenizer")
+    optim: OptimConfig = setting(OptimConfig, "the training recipe")
+    evaluation: EvaluationConfig = setting(EvaluationConfig, "the evaluation")
+    train_length: int = setting(64, "tokens per training sequence (L in the paper)", at_least=1)
+    seed: int = setting(0, "decides initial weights, batches and dropout", at_least=0)
+    dtype: str = setting("float32", "bfloat16: matrix products under autocast", choices=DTYPES)
+    device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
+    output: str = setting("outputs", "folder for runs and for what a sweep writes")
+    cache: str = setting("outputs/cache", "folder for token files, shared by runs")
+    run: str | None = setting(None, "name of the run folder; null: made from the settings")
+
+    def problems(self) -> list[str]:
+        """Everything that cannot be, of each part and between parts."""
+        problems = out_of_bounds(self)
+        for part in (self.model, self.data, self.optim, self.evaluation):
+            problems += part.problems()
+        if not problems:
+            problems += self.position.problems(self.model) + self._batch_problems()
+        return problems
+
+    def _batch_problems(self) -> list[str]:
+        if self.optim.tokens_per_step % self.train_length:
+            return [
+                f"optim.tokens_per_step: given {self.optim.tokens_per_step}, but it must be a "
+                f"multiple of train_length = {self.train_length}"
+            ]
+        micro = self.optim.micro_batch_size
+        if micro is not None and self.sequences_per_step % micro:
+            return [
+                f"optim.micro_batch_size: given {micro}, but it must divide the "
+                f"{self.sequences_per_step} sequences of a step (optim.tokens_per_step / "
+                "train_length)"
+            ]
+        return []
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences of one optimizer update."""
+        return self.optim.tokens_per_step // self.train_length
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Forward passes of one optimizer update."""
+        return self.sequences_per_step // (self.optim.micro_batch_size or self.sequences_per_step)
+
+
+@dataclass
+class EvaluateConfig:
+    """Evaluation of a run that is trained."""
+
+    run: str = setting("", "folder of the trained run")
+    evaluation: EvaluationConfig = setting(EvaluationConfig, "the evaluation")
+    device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
+    cache: str = setting("outputs/cache", "folder for token files, shared by runs")
+
+    def problems(self) -> list[str]:
+        """Everything that cannot be."""
+        problems = out_of_bounds(self) + self.evaluation.problems()
+        if not self.run:
+            problems.insert(0, "run: not given; name the folder of a trained run, run=FOLDER")
+        return problems
+
+
+# The parts of a Config that come in kinds: the key that names the kind, and each kind's settings.
+KINDS: dict[str, tuple[str, dict[str, type[Any]]]] = {
+    "position": ("name", {name: config for name, (config, _) in SCHEMES.items()}),
+    "data": ("source", {name: config for name, (config, _) in SOURCES.items()}),
+    "tokenizer": ("name", {name: config for name, (config, _) in TOKENIZERS.items()}),
+}
+
+
+def register_schemas() -> None:
+    """Tell Hydra the types, so that it refuses what does not fit while it composes."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    for group, (_, kinds) in KINDS.items():
+        for name, kind in kinds.items():
+            store.store(group=f"schema/{group}", name=name, node=kind)
+
+
+ConfigT = TypeVar("ConfigT", Config, EvaluateConfig)
+
+
+def from_hydra(composed: DictConfig, kind: type[ConfigT]) -> ConfigT:
+    """The typed configuration, or a SettingsError with every problem that it has."""
+    composed = composed.copy()
+    OmegaConf.set_struct(composed, False)
+    composed.pop("hydra", None)
+    # `+key=value` gets a key past Hydra's own check, so the keys are compared here.
+    if surplus := _surplus(composed, kind):
+        raise SettingsError(surplus)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, kind)
+    if problems := config.problems():
+        raise SettingsError(problems)
+    return config
+
+
+def _surplus(composed: DictConfig, kind: type[Any], prefix: str = "") -> list[str]:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    problems = []
+    for key in composed:
+        if key not in fields:
+            problems.append(unknown("setting", f"{prefix}{key}", [prefix + f for f in fields]))
+        elif OmegaConf.is_dict(composed[key]):
+            inner = OmegaConf.get_type(composed[key])
+            if dataclasses.is_dataclass(inner):
+                problems += _surplus(composed[key], inner, f"{prefix}{key}.")
+    return problems
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain values, as they are written to a run's config.yaml."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The configuration that `to_dict` wrote; raises a SettingsError or OmegaConf's own errors."""
+    problems = []
+    typed: dict[str, Any] = dict(values)
+    for group, (key, kinds) in KINDS.items():
+        part = values.get(group, {})
+        name = part.get(key)
+        if name not in kinds:
+            problems.append(unknown(f"{group}.{key}", str(name), list(kinds)))
+        else:
+            typed[group] = OmegaConf.merge(OmegaConf.structured(kinds[name]), part)
+    if problems:
+        raise SettingsError(problems)
+    merged = OmegaConf.merge(OmegaConf.structured(Config), typed)
+    assert isinstance(merged, DictConfig)
+    return from_hydra(merged, Config)

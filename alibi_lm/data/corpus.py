@@ -1,0 +1,53 @@
+"""What a corpus is: named splits of documents; and how its text is counted.
+
+A source module (`stdlib`, `text`, `wikitext`) turns its settings into a `Corpus`; `sources.py`
+lists them by name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from alibi_lm.settings import setting
+
+SPLITS = ("train", "validation", "test")
+
+# Python's str.split takes these four control characters for white space, Unicode does not.
+_NO_SPACE = str.maketrans(dict.fromkeys("\x1c\x1d\x1e\x1f", "x"))
+
+# Opens a split: its documents as text, in the same order each time.
+Documents = Callable[[], Iterator[str]]
+
+
+@dataclass
+class DataConfig:
+    """Settings of a corpus; each source adds its own."""
+
+    source: str = setting("stdlib", "where the text comes from", choices=("stdlib",))
+    name: str = setting("stdlib", "what result rows call the data set")
+
+    def problems(self) -> list[str]:
+        """One line for each combination of settings that cannot be."""
+        return []
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Splits of documents. A split that the source does not have is missing from the mapping."""
+
+    name: str
+    splits: dict[str, Documents]
+
+
+def lines(document: str) -> list[str]:
+    """The lines of a document without their line ends; a last line may lack its end."""
+    parts = document.split("\n")
+    return parts[:-1] if parts[-1] == "" else parts
+
+
+def count_words(document: str) -> int:
+    """Words between white space plus one for each line's end.
+
+    This is the paper's count: every line of WikiText ends in a `</s>` that is predicted like any
+    word. Perplexities per word of different tokenizers compare only over this common count.
+    """
+    return len(document.translate(_NO_SPACE).split()) + len(lines(document))

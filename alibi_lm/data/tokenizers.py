@@ -1,0 +1,227 @@
+"""The tokenizers by name; each is one `tokenizers.Tokenizer`, trained or read.
+
+Every tokenizer has an end token, which stands before the first token of a split and after each
+document; with whole words, as in the paper, it stands after each line instead.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from alibi_lm.data.corpus import SPLITS
+from alibi_lm.errors import UserError
+from alibi_lm.settings import setting, unknown
+
+END = "</s>"
+UNKNOWN = "<unk>"
+END_NAMES = (END, "<|endoftext|>", "<eos>", "<|end_of_text|>")
+PIECE = 2**16  # characters: longer documents are encoded in pieces that end with a line
+PIECES_AT_ONCE = 64  # encoded in parallel
+
+
+@dataclass
+class TokenizerConfig:
+    """Settings of a tokenizer."""
+
+    name: str = setting("bytes", "the kind of tokenizer", choices=("bytes",))
+
+    def fingerprint(self) -> str:
+        """What, besides the settings, decides the tokens."""
+        return ""
+
+    def learns_from(self) -> str | None:
+        """The split that a vocabulary is learned from, if one is."""
+        return None
+
+    def end_token(self) -> str | None:
+        """The name of the end token; None: the first that it has of END_NAMES."""
+        return END
+
+    @property
+    def ends_lines(self) -> bool:
+        """Whether the end token closes each line rather than each document."""
+        return False
+
+
+@dataclass
+class BpeConfig(TokenizerConfig):
+    """Byte-level byte-pair encoding."""
+
+    name: str = setting("bpe", "the kind of tokenizer", choices=("bpe",))
+    vocab_size: int = setting(1024, "tokens, the end token and 256 bytes included", at_least=257)
+    learn_from: str = setting("train", "split that the vocabulary is learned from", choices=SPLITS)
+
+    def learns_from(self) -> str | None:
+        """The split that is set."""
+        return self.learn_from
+
+
+@dataclass
+class WordsConfig(TokenizerConfig):
+    """Words between white space: a closed vocabulary, most frequent first."""
+
+    name: str = setting("words", "the kind of tokenizer", choices=("words",))
+    vocab_size: int | None = setting(
+        None, "words kept, `</s>` and `<unk>` included; null: every word", at_least=3
+    )
+    learn_from: str = setting("train", "split that the vocabulary is learned from", choices=SPLITS)
+
+    def learns_from(self) -> str | None:
+        """The split that is set."""
+        return self.learn_from
+
+    @property
+    def ends_lines(self) -> bool:
+        """As in the paper, every line ends in `</s>`."""
+        return True
+
+
+@dataclass
+class FileConfig(TokenizerConfig):
+    """A tokenizer of the user's own."""
+
+    name: str = setting("file", "the kind of tokenizer", choices=("file",))
+    path: str = setting("", "a tokenizer.json as the tokenizers library saves it")
+    end: str | None = setting(
+        None, f"its end-of-text token; null: the first it has of {', '.join(END_NAMES)}"
+    )
+
+    def fingerprint(self) -> str:
+        """The file's content."""
+        return hashlib.sha256(_read_bytes(self.path)).hexdigest()
+
+    def end_token(self) -> str | None:
+        """The one that is set."""
+        return self.end
+
+
+def train_bpe(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+    """Learn byte pairs from the text, with GPT-2's rule for where words begin."""
+    assert isinstance(config, BpeConfig)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    return tokenizer
+
+
+def train_words(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+    """Collect the words of the text; every line ends in the end token."""
+    assert isinstance(config, WordsConfig)
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Replace("\n", f" {END} ")
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=config.vocab_size or 2**31 - 1,
+        special_tokens=[END, UNKNOWN],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    return tokenizer
+
+
+def build_bytes(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+    """The 256 bytes and the end token; nothing to learn."""
+    vocab = {END: 0} | {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
+    return tokenizer
+
+
+def read_file(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+    """The user's tokenizer as it is."""
+    assert isinstance(config, FileConfig)
+    content = _read_bytes(config.path)
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"tokenizer.path: {config.path} is no tokenizer.json: {error}") from error
+
+
+def _read_bytes(path: str) -> bytes:
+    if not path:
+        raise UserError("tokenizer.path: not given; tokenizer=file needs tokenizer.path=FILE")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"tokenizer.path: cannot read {path}: {error.strerror}") from error
+
+
+TOKENIZERS: dict[
+    str, tuple[type[TokenizerConfig], Callable[[TokenizerConfig, Iterable[str]], Tokenizer]]
+] = {
+    "bytes": (TokenizerConfig, build_bytes),
+    "bpe": (BpeConfig, train_bpe),
+    "words": (WordsConfig, train_words),
+    "file": (FileConfig, read_file),
+}
+
+
+def build_tokenizer(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+    """The tokenizer that the configuration names, learned from `text` where it learns."""
+    return TOKENIZERS[config.name][1](config, text)
+
+
+def end_id(tokenizer: Tokenizer, name: str | None) -> int:
+    """The number of the end token; `name` is None to look for the usual ones."""
+    for candidate in END_NAMES if name is None else (name,):
+        if (number := tokenizer.token_to_id(candidate)) is not None:
+            return int(number)
+    if name is None:
+        raise UserError(
+            f"tokenizer.end: the tokenizer has none of {', '.join(END_NAMES)}; "
+            "name its end-of-text token"
+        )
+    raise UserError(
+        "tokenizer.end: " + unknown("token", name, sorted(tokenizer.get_added_tokens_decoder()))
+    )
+
+
+def pieces(document: str) -> Iterator[str]:
+    """The document in pieces of at least PIECE characters, each up to the end of a line."""
+    start = 0
+    while start < len(document):
+        stop = document.find("\n", start + PIECE) + 1 or len(document)
+        yield document[start:stop]
+        start = stop
+
+
+def encode(
+    tokenizer: Tokenizer, documents: Iterable[str], end: int, ends_lines: bool
+) -> Iterator[tuple[npt.NDArray[np.uint32], int]]:
+    """Token numbers of the documents, some pieces at a time, and the bytes that they stand for.
+
+    The end token closes each document, unless the tokenizer itself closes each line with it.
+    """
+    # Text that happens to contain "</s>" is text, not the end of a document.
+    tokenizer.encode_special_tokens = True
+
+    def queue() -> Iterator[tuple[str, list[int]]]:
+        for document in documents:
+            if ends_lines and document and not document.endswith("\n"):
+                document += "\n"
+            for piece in pieces(document):
+                yield piece, []
+            if not ends_lines:
+                yield "", [end]
+
+    waiting = queue()
+    while batch := list(itertools.islice(waiting, PIECES_AT_ONCE)):
+        encodings = tokenizer.encode_batch_fast([p for p, _ in batch], add_special_tokens=False)
+        ids = [encoding.ids + after for encoding, (_, after) in zip(encodings, batch, strict=True)]
+        size = sum(len(piece.encode()) for piece, _ in batch)
+        yield np.array(list(itertools.chain(*ids)), dtype=np.uint32), size

@@ -1,0 +1,189 @@
+"""Token files: a corpus tokenized once, kept as memory-mapped arrays that runs only read.
+
+    CACHE/NAME-TOKENIZER-KEY/
+        tokenizer.json  manifest.json  train.npy  validation.npy  test.npy
+
+The key is a hash of the text and of everything else that decides the tokens, so another text
+never meets old tokens. A folder is written under another name and renamed when whole: what
+exists is complete. A lock lets several runs start at once.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from filelock import FileLock
+
+from alibi_lm.data.corpus import Corpus, DataConfig, count_words
+from alibi_lm.data.sources import load_corpus
+from alibi_lm.data.tokenizers import (
+    TokenizerConfig,
+    build_tokenizer,
+    encode,
+    end_id,
+    pieces,
+)
+from alibi_lm.errors import UserError
+from alibi_lm.progress import bar
+
+FORMAT = 1  # raise it when the same text would be written differently
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """What a split holds: the numbers that perplexities are divided by, and the text's hash."""
+
+    words: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as tokens.
+
+    stream: (N + 1,) numbers; the end token, then the N tokens of the split. The stream less its
+    last element predicts the stream less its first, so that every token is a target once.
+    """
+
+    stream: npt.NDArray[np.unsignedinteger]
+    words: int
+    bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """N, the number of targets."""
+        return len(self.stream) - 1
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """A corpus as token files, with what a result row says of it."""
+
+    name: str
+    hash: str  # of the text of all splits
+    tokenizer: str
+    tokenizer_hash: str
+    vocab_size: int
+    splits: dict[str, Split]
+
+    def split(self, name: str) -> Split:
+        """The named split, or a UserError if the corpus lacks it."""
+        if name not in self.splits:
+            raise UserError(
+                f"the data set {self.name} has no {name} split; it has: {', '.join(self.splits)}"
+            )
+        return self.splits[name]
+
+
+def prepare(data: DataConfig, tokenizer: TokenizerConfig, cache: Path) -> TokenizedCorpus:
+    """Tokenize the corpus unless that is done, and open the token files."""
+    corpus = load_corpus(data)
+    counts = {split: _count(corpus, split) for split in corpus.splits}
+    key = _hash(
+        [
+            FORMAT,
+            tokenizers.__version__,
+            {split: count.sha256 for split, count in counts.items()},
+            asdict(tokenizer),
+            tokenizer.fingerprint(),
+        ]
+    )
+    folder = cache / f"{corpus.name}-{tokenizer.name}-{key[:12]}"
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                _build(corpus, counts, tokenizer, folder)
+    return _open(folder)
+
+
+def _count(corpus: Corpus, split: str) -> SplitCounts:
+    digest, words, size = hashlib.sha256(), 0, 0
+    for document in corpus.splits[split]():
+        content = document.encode()
+        digest.update(len(content).to_bytes(8, "big") + content)
+        words += count_words(document)
+        size += len(content)
+    if not words:
+        raise UserError(f"the {split} split of {corpus.name} is empty")
+    return SplitCounts(words, size, digest.hexdigest())
+
+
+def _build(
+    corpus: Corpus, counts: dict[str, SplitCounts], config: TokenizerConfig, folder: Path
+) -> None:
+    """Learn the tokenizer, write every split, and give the folder its name when all is done."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed process left; we hold the lock
+    partial.mkdir()
+    try:
+        tokenizer = build_tokenizer(config, _text_to_learn_from(corpus, counts, config))
+        tokenizer.save(str(partial / "tokenizer.json"))
+        end = end_id(tokenizer, config.end_token())
+        vocab_size = tokenizer.get_vocab_size()
+        dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+        for split, documents in corpus.splits.items():
+            stream = [np.array([end], dtype)]
+            with bar(total=counts[split].bytes, unit="B", desc=f"tokenize {split}") as progress:
+                for ids, size in encode(tokenizer, documents(), end, config.ends_lines):
+                    stream.append(ids.astype(dtype))
+                    progress.update(size)
+            np.save(partial / f"{split}.npy", np.concatenate(stream))
+        manifest = {
+            "name": corpus.name,
+            "hash": _hash([asdict(count) for count in counts.values()]),
+            "tokenizer": config.name,
+            "tokenizer_hash": _hash(tokenizer.to_str()),
+            "vocab_size": vocab_size,
+            "splits": {split: asdict(count) for split, count in counts.items()},
+        }
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _text_to_learn_from(
+    corpus: Corpus, counts: dict[str, SplitCounts], config: TokenizerConfig
+) -> Iterable[str]:
+    split = config.learns_from()
+    if split is None:
+        return []
+    if split not in corpus.splits:
+        raise UserError(
+            f"tokenizer.learn_from: given {split}, but {corpus.name} has only "
+            f"{', '.join(corpus.splits)}; name one of these, or give a finished vocabulary: "
+            "tokenizer=file tokenizer.path=tokenizer.json"
+        )
+
+    def text() -> Iterator[str]:
+        with bar(total=counts[split].bytes, unit="B", desc="learn tokenizer") as progress:
+            for document in corpus.splits[split]():
+                for piece in pieces(document):
+                    yield piece
+                    progress.update(len(piece.encode()))
+
+    return text()
+
+
+def _open(folder: Path) -> TokenizedCorpus:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    splits = {
+        split: Split(np.load(folder / f"{split}.npy", mmap_mode="r"), c["words"], c["bytes"])
+        for split, c in manifest["splits"].items()
+    }
+    fields = ("name", "hash", "tokenizer", "tokenizer_hash", "vocab_size")
+    return TokenizedCorpus(**{field: manifest[field] for field in fields}, splits=splits)
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,97 @@
+"""WikiText-103 and WikiText-2 (Merity et al. 2016), word-level and raw.
+
+From the Hugging Face hub, or from a local folder that holds either the original files
+(`wiki.train.tokens` ... or `wiki.train.raw` ...) or parquet files in the hub's layout.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alibi_lm.data.corpus import SPLITS, Corpus, DataConfig, Documents
+from alibi_lm.data.text import read
+from alibi_lm.errors import UserError
+from alibi_lm.settings import setting
+
+HUB_NAME = "Salesforce/wikitext"
+EDITIONS = ("wikitext-103-v1", "wikitext-103-raw-v1", "wikitext-2-v1", "wikitext-2-raw-v1")
+FILE_NAMES = {"train": "train", "validation": "valid", "test": "test"}
+
+
+@dataclass
+class WikitextConfig(DataConfig):
+    """Which edition of WikiText, and from where."""
+
+    source: str = setting("wikitext", "where the text comes from", choices=("wikitext",))
+    name: str = setting("wikitext103", "what result rows call the data set")
+    edition: str = setting("wikitext-103-v1", "word-level (-v1) or raw text", choices=EDITIONS)
+    path: str | None = setting(
+        None, "local folder with wiki.*.tokens, wiki.*.raw or parquet files; null: the hub"
+    )
+
+
+def load_wikitext(config: DataConfig) -> Corpus:
+    """WikiText from the local folder, if one is given, or else from the hub."""
+    assert isinstance(config, WikitextConfig)
+    if config.path is None:
+        return Corpus(config.name, _splits_of(_from_hub(config.edition)))
+    folder = Path(config.path)
+    if not folder.is_dir():
+        raise UserError(f"data.path: {folder} is no folder")
+    suffix = "raw" if "raw" in config.edition else "tokens"
+    files = {split: folder / f"wiki.{name}.{suffix}" for split, name in FILE_NAMES.items()}
+    present = {split: path for split, path in files.items() if path.is_file()}
+    if present:
+        for path in present.values():
+            read(path)
+
+        def original(path: Path) -> Documents:
+            return lambda: iter([read(path)])
+
+        return Corpus(config.name, {split: original(path) for split, path in present.items()})
+    return Corpus(config.name, _splits_of(_from_parquet(folder, config.edition)))
+
+
+def _from_hub(edition: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(HUB_NAME, edition)
+    except Exception as error:
+        # The hub client raises many types for one thing: no network, a proxy's refusal, an outage.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot load {HUB_NAME} ({edition}) from the Hugging Face hub: {reason}. Without "
+            "network, give a local copy, data.path=FOLDER with wiki.train.tokens, wiki.valid.tokens "
+            "and wiki.test.tokens or the hub's parquet files, or use data=stdlib or data=text"
+        ) from error
+
+
+def _from_parquet(folder: Path, edition: str) -> Any:
+    """A copy of the hub's repository (a folder for each edition) or one such folder itself."""
+    import datasets
+
+    home = folder / edition if (folder / edition).is_dir() else folder
+    files = {split: sorted(map(str, home.glob(f"{split}-*.parquet"))) for split in SPLITS}
+    files = {split: paths for split, paths in files.items() if paths}
+    if not files:
+        suffix = "raw" if "raw" in edition else "tokens"
+        raise UserError(
+            f"data.path: {folder} holds neither wiki.*.{suffix} nor {edition}/*.parquet files; "
+            f"data.edition is {edition}"
+        )
+    try:
+        return datasets.load_dataset("parquet", data_files=files)
+    except Exception as error:
+        raise UserError(f"data.path: cannot read the parquet files in {home}: {error}") from error
+
+
+def _splits_of(loaded: Any) -> dict[str, Documents]:
+    """The rows are lines; joined again they are the one document of each split."""
+
+    def join(rows: Any) -> Iterator[str]:
+        # An empty row is an empty line of the original, and counts as a line.
+        yield "".join(row if row.endswith("\n") else row + "\n" for row in rows["text"])
+
+    return {split: lambda rows=loaded[split]: join(rows) for split in SPLITS if split in loaded}

@@ -1,0 +1,13 @@
+"""What a user can get wrong. Scripts print these as plain lines and exit with status 2."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; the message says what was given and what is allowed."""
+
+
+class SettingsError(UserError):
+    """One or more settings that cannot be; one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

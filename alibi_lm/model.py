@@ -1,0 +1,141 @@
+"""The decoder: pre-norm Transformer blocks over tied embeddings (Press et al. 2022, section 2.1).
+
+It knows positions only through the three hooks of a `Position` and never asks which scheme it
+holds. Any length can be read at inference. What comes out is the loss of each token, never logits.
+"""
+
+import math
+import zlib
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alibi_lm.attention import Bias, attend, backend
+from alibi_lm.positions import Position, build_position
+
+if TYPE_CHECKING:
+    from alibi_lm.config import ModelConfig, PositionConfig
+
+LOGITS_AT_ONCE = 2**24  # elements of the logits held at a time in evaluation: 64 MiB
+
+
+class Attention(nn.Module):
+    """Causal self-attention."""
+
+    def __init__(self, config: "ModelConfig") -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
+        self.out = nn.Linear(config.d_model, config.d_model)
+
+    def forward(self, x: Tensor, position: Position, bias: Bias | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = position.rotate(q, k)  # (B, H, T, K)
+        return self.out(attend(q, k, v, bias).transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer; each normalises its input and adds to the stream."""
+
+    def __init__(self, config: "ModelConfig") -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.d_model)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.LayerNorm(config.d_model)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.d_model, config.d_ff),
+            nn.ReLU(),
+            nn.Linear(config.d_ff, config.d_model),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, position: Position, bias: Bias | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), position, bias))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class TiedSoftmax(nn.Module):
+    """The output layer that shares the embedding matrix: hidden states in, token losses out."""
+
+    def forward(self, hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
+        """-log p(target) in nats, float32. hidden: (B, T, D), targets: (B, T) -> (B, T)."""
+        rows = hidden.flatten(0, 1)
+        flat_targets = targets.flatten()
+        # Without gradients, only a slice of the B T x V logits is ever held.
+        at_once = len(rows) if torch.is_grad_enabled() else max(1, LOGITS_AT_ONCE // len(embedding))
+        losses = [
+            F.cross_entropy(F.linear(part, embedding).float(), wanted, reduction="none")
+            for part, wanted in zip(rows.split(at_once), flat_targets.split(at_once), strict=True)
+        ]
+        return torch.cat(losses).view(targets.shape)
+
+
+class Decoder(nn.Module):
+    """A decoder-only language model whose forward pass gives the loss of each token."""
+
+    def __init__(
+        self, config: "ModelConfig", position: "PositionConfig", vocab_size: int, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.position = build_position(position, config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.d_model) if config.final_norm else nn.Identity()
+        self.head = TiedSoftmax()
+        self.dropout = nn.Dropout(config.dropout)
+        # fairseq's scale: embeddings of variance 1/D for the softmax, of variance 1 at the bottom.
+        self.embedding_scale = math.sqrt(config.d_model)
+        self.initialize(seed)
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> None:
+        """Draw every parameter from a generator of its own, seeded by (seed, name).
+
+        What two schemes share therefore starts from identical weights, whatever else they have.
+        """
+        for name, parameter in self.named_parameters():
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            elif "embedding" in name or "relative_attention_bias" in name:
+                std = self.embedding.embedding_dim**-0.5  # T5's own choice for its table, too
+                parameter.normal_(0, std, generator=generator)
+            else:
+                nn.init.xavier_uniform_(parameter, generator=generator)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of predicting each target from the inputs up to it. (B, T), (B, T) -> (B, T)."""
+        x = self.position.embed(self.embedding(inputs) * self.embedding_scale)
+        x = self.dropout(x)
+        bias = self.position.bias(inputs.shape[1])
+        for block in self.blocks:
+            x = block(x, self.position, bias)
+        return self.head(self.norm(x), targets, self.embedding.weight)  # type: ignore[no-any-return]
+
+    @property
+    def backend(self) -> str:
+        """How attention is computed: the backend that this scheme's bias selects."""
+        return backend(self.position.bias(1))
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable numbers; the tied embedding counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def training_flops_per_token(self, length: int) -> float:
+        """Floating-point operations of one training step, per token.
+
+        Matrix products alone: 6 for each weight (forward 2, backward 4; the tied embedding counts
+        once, as the softmax), and 12 n_layers d_model for each of the (length + 1) / 2 keys that a
+        query sees on average.
+        """
+        matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
+        weights = self.embedding.weight.numel() + sum(p.numel() for p in matrices)
+        attention = len(self.blocks) * self.embedding.embedding_dim * (length + 1) / 2
+        return 6.0 * weights + 12.0 * attention

@@ -1,0 +1,60 @@
+"""ALiBi: a penalty on attention logits that grows linearly with distance.
+
+Press, Smith, Lewis, "Train Short, Test Long" (ICLR 2022), section 3: the logit of query i and
+key j is q_i . k_j / sqrt(head_dim) - slope * (i - j). The bias is added after the scaling
+(footnote 10), in every layer, with the same fixed slopes.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from alibi_lm.attention import Bias, Separable
+from alibi_lm.positions.base import Position, PositionConfig
+from alibi_lm.settings import setting
+
+if TYPE_CHECKING:
+    from alibi_lm.config import ModelConfig
+
+
+def alibi_slopes(n_heads: int) -> list[float]:
+    """The slope of each head.
+
+    For a power of two: the geometric sequence that starts at 2^(-8/n) with that same ratio
+    (section 3). For other head counts the paper is silent and its released code decides: the
+    slopes of the next lower power of two p, then every other slope of 2p.
+    """
+    p = 2 ** math.floor(math.log2(n_heads))
+    slopes = [2 ** (-8 * (h + 1) / p) for h in range(p)]
+    between = [2 ** (-8 * (h + 1) / (2 * p)) for h in range(0, 2 * p, 2)]
+    return slopes + between[: n_heads - p]
+
+
+@dataclass
+class AlibiConfig(PositionConfig):
+    """ALiBi has nothing to set: its slopes follow from the number of heads."""
+
+    name: str = setting("alibi", "the positional scheme", choices=("alibi",))
+
+
+class Alibi(Position):
+    """Attention with linear biases."""
+
+    slopes: torch.Tensor
+
+    def __init__(self, config: PositionConfig, model: "ModelConfig") -> None:
+        super().__init__(config, model)
+        # float32 whatever the model's dtype: a slope rounded to 16 bits is another slope.
+        slopes = torch.tensor(alibi_slopes(model.n_heads), dtype=torch.float32)
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    def bias(self, length: int) -> Bias:
+        """-slope * (i - j), less the part slope * i that is constant along a row."""
+        keys = torch.arange(length, device=self.slopes.device, dtype=torch.float32)
+        n_heads = len(self.slopes)
+        return Separable(
+            u=self.slopes.view(n_heads, 1, 1).expand(n_heads, length, 1),
+            w=keys.view(1, length, 1).expand(n_heads, length, 1),
+        )

@@ -1,0 +1,239 @@
+"""From rows to a table and a figure. Reads rows and nothing else; needs no torch.
+
+Rows are comparable when they differ only in positional scheme, training length, seed and
+evaluation length. A table or panel shows one such group; seeds are averaged (the mean perplexity,
+with the range over seeds as a band).
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alibi_lm.errors import UserError
+from alibi_lm.files import write_atomically
+from alibi_lm.results import Row, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Field names, and colours that colour-blind readers tell apart (Okabe and Ito).
+NAMES = {
+    "none": "NoPE",
+    "sinusoidal": "Sinusoidal",
+    "rotary": "Rotary",
+    "t5": "T5 bias",
+    "alibi": "ALiBi",
+}
+COLOURS = {
+    "none": "#777777",
+    "sinusoidal": "#D55E00",
+    "rotary": "#E69F00",
+    "t5": "#009E73",
+    "alibi": "#0072B2",
+}
+MARKERS = {"none": "v", "sinusoidal": "o", "rotary": "s", "t5": "D", "alibi": "^"}
+LINE_STYLES = ("-", "--", ":", "-.")
+LOG_SCALE_FROM = 3.0  # ratio of largest to smallest perplexity
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a group of comparable rows has in common."""
+
+    dataset: str
+    split: str
+    tokenizer: str
+    protocol: str
+    recipe: str
+    data_hash: str
+
+    @property
+    def title(self) -> str:
+        """For headings."""
+        return f"{self.dataset} {self.split}, {self.tokenizer} tokens, {self.protocol}"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One scheme at one training length: by evaluation length, the perplexity of each seed."""
+
+    position: str
+    train_length: int
+    points: dict[int, list[float]]
+
+    @property
+    def label(self) -> str:
+        """The scheme's name and, as the paper writes it, the training length."""
+        return f"{NAMES.get(self.position, self.position)}, L = {self.train_length}"
+
+    def mean(self, eval_length: int) -> float | None:
+        """Mean perplexity over seeds, None if not measured."""
+        seeds = self.points.get(eval_length)
+        return sum(seeds) / len(seeds) if seeds else None
+
+
+def comparisons(rows: Sequence[Row]) -> dict[Comparison, list[Curve]]:
+    """The rows in comparable groups, each as curves in the order of their first appearance."""
+    points: dict[Comparison, dict[tuple[str, int], dict[int, list[float]]]] = {}
+    for row in rows:
+        sliding = f"sliding, stride {row.stride}"
+        group = Comparison(
+            row.dataset,
+            row.split,
+            row.tokenizer,
+            "nonoverlapping" if row.protocol == "nonoverlapping" else sliding,
+            row.recipe,
+            row.data_hash,
+        )
+        curves = points.setdefault(group, {})
+        curve = curves.setdefault((row.position, row.train_length), defaultdict(list))
+        curve[row.eval_length].append(row.ppl)
+    return {
+        group: [
+            Curve(position, length, dict(sorted(by_length.items())))
+            for (position, length), by_length in curves.items()
+        ]
+        for group, curves in points.items()
+    }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Perplexity per token, schemes by lengths, in Markdown; a table for each comparison."""
+    return "\n\n".join(
+        f"Perplexity per token; {group.title}\n\n{_table(curves)}"
+        for group, curves in comparisons(rows).items()
+    )
+
+
+def _table(curves: list[Curve]) -> str:
+    lengths = sorted({length for curve in curves for length in curve.points})
+    head = ["position", "L", *map(str, lengths)]
+    body = [
+        [curve.position, str(curve.train_length), *(_cell(curve, length) for length in lengths)]
+        for curve in curves
+    ]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+
+    def line(cells: list[str]) -> str:
+        first, *rest = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(head), line(rule), *map(line, body)])
+
+
+def _cell(curve: Curve, length: int) -> str:
+    mean = curve.mean(length)
+    if mean is None:
+        return "-"
+    seeds = curve.points[length]
+    spread = f" ± {_number((max(seeds) - min(seeds)) / 2)}" if len(seeds) > 1 else ""
+    return _number(mean) + spread
+
+
+def _number(x: float) -> str:
+    return f"{x:.2f}" if x < 1e5 else f"{x:.2e}"
+
+
+def figure(rows: Sequence[Row], path: Path) -> None:
+    """Perplexity against evaluation length, a panel for each comparison, saved at `path`."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    groups = comparisons(rows)
+    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    with plt.rc_context(style):
+        fig, panels = plt.subplots(
+            1, len(groups), figsize=(5.6 * len(groups), 3.8), squeeze=False, layout="constrained"
+        )
+        for axes, (group, curves) in zip(panels[0], groups.items(), strict=True):
+            _panel(axes, group, curves)
+        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        fig.savefig(partial, dpi=200)
+        plt.close(fig)
+    partial.replace(path)
+
+
+def _panel(axes: "Axes", group: Comparison, curves: list[Curve]) -> None:
+    train_lengths = sorted({curve.train_length for curve in curves})
+    lengths = sorted({length for curve in curves for length in curve.points})
+    n_seeds = max(len(seeds) for curve in curves for seeds in curve.points.values())
+    # The legend reads from top to bottom as the curves end.
+    for curve in sorted(curves, key=_last, reverse=True):
+        x = list(curve.points)
+        colour = COLOURS.get(curve.position)
+        axes.plot(
+            x,
+            [sum(seeds) / len(seeds) for seeds in curve.points.values()],
+            label=curve.label if len(train_lengths) > 1 else NAMES.get(curve.position, curve.position),
+            color=colour,
+            marker=MARKERS.get(curve.position, "x"),
+            linestyle=LINE_STYLES[train_lengths.index(curve.train_length) % len(LINE_STYLES)],
+            markersize=5,
+            linewidth=1.6,
+        )
+        if n_seeds > 1:
+            low = [min(seeds) for seeds in curve.points.values()]
+            high = [max(seeds) for seeds in curve.points.values()]
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    _scale_perplexity(axes, curves)
+    for length in train_lengths:
+        axes.axvline(length, color="0.6", linestyle=(0, (2, 2)), linewidth=1, zorder=0)
+        axes.annotate(
+            f"trained at {length}",
+            (length, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -2),
+            textcoords="offset points",
+            color="0.4",
+            fontsize=8,
+            va="top",
+        )
+    seeds_note = f"; mean and range of {n_seeds} seeds" if n_seeds > 1 else ""
+    axes.set_title(group.title + seeds_note, fontsize=9, color="0.3")
+    axes.set_xlabel("Evaluation length (tokens)")
+    axes.set_ylabel("Perplexity per token")
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.02, 0.93))
+
+
+def _last(curve: Curve) -> float:
+    return curve.mean(max(curve.points)) or 0.0
+
+
+def _scale_perplexity(axes: "Axes", curves: list[Curve]) -> None:
+    """Logarithmic where the curves part by more than a small factor, with plain numbers on it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    values = [p for curve in curves for seeds in curve.points.values() for p in seeds]
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or max(finite) / min(finite) < LOG_SCALE_FROM:
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    plain: Callable[[float, int], str] = lambda value, _: f"{value:,.0f}"  # noqa: E731
+    axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def write_report(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """results.csv, table.md and extrapolation.png in the folder; returns their paths."""
+    if not rows:
+        raise UserError("there are no rows to report on")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in ("results.csv", "table.md", "extrapolation.png")]
+    write_csv(paths[0], rows)
+    write_atomically(paths[1], table(rows) + "\n")
+    figure(rows, paths[2])
+    return paths

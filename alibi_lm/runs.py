@@ -1,0 +1,178 @@
+"""A run folder: one model, how it was made, and what it scored.
+
+    config.yaml  manifest.json  metrics.jsonl  model.safetensors  results.jsonl
+
+The folder's name carries a hash of everything that decides the trained weights (the text itself
+included, not where it lies), so the same settings find the same run again. model.safetensors is
+there only when training is complete.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alibi_lm.config import Config, from_dict, to_dict
+from alibi_lm.data.tokens import TokenizedCorpus
+from alibi_lm.errors import UserError
+from alibi_lm.files import write_atomically
+from alibi_lm.results import Row, read_rows, write_jsonl
+
+# Settings that say where and how things are done, not what is trained.
+CIRCUMSTANCES = ("evaluation", "device", "output", "cache", "run", "data", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder."""
+
+    path: Path
+    config: Config
+
+    @property
+    def weights(self) -> Path:
+        """The trained weights; the file exists once training is complete."""
+        return self.path / "model.safetensors"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training is complete."""
+        return self.weights.exists()
+
+    def lock(self) -> FileLock:
+        """Held while the run is trained or evaluated, so that two processes never do both."""
+        return FileLock(self.path / ".lock")
+
+    def manifest(self) -> dict[str, Any]:
+        """How the run was made."""
+        return _read_manifest(self.path)
+
+    def update_manifest(self, **values: Any) -> None:
+        """Add to how the run was made."""
+        manifest = json.dumps(self.manifest() | values, indent=2) + "\n"
+        write_atomically(self.path / "manifest.json", manifest)
+
+    def rows(self) -> list[Row]:
+        """What the run scored so far."""
+        path = self.path / "results.jsonl"
+        return read_rows(path) if path.exists() else []
+
+    def add_row(self, row: Row) -> None:
+        """Keep one more result."""
+        write_jsonl(self.path / "results.jsonl", [*self.rows(), row])
+
+
+def identity(config: Config, data: TokenizedCorpus) -> dict[str, Any]:
+    """Everything that decides the trained weights, as plain values."""
+    settings = {key: value for key, value in to_dict(config).items() if key not in CIRCUMSTANCES}
+    return settings | {"data_hash": data.hash, "tokenizer_hash": data.tokenizer_hash}
+
+
+def run_name(config: Config, data: TokenizedCorpus) -> str:
+    """For people the first words, for machines the hash."""
+    words = (data.name, config.position.name, f"L{config.train_length}", f"s{config.seed}")
+    return "-".join((*words, _digest(identity(config, data))))
+
+
+def recipe(config: Config, data: TokenizedCorpus) -> str:
+    """A hash of all but the scheme, the training length and the seed.
+
+    Settings of a scheme count where they are not its defaults: that is another scheme.
+    """
+    shared = identity(config, data)
+    for key in ("train_length", "seed"):
+        del shared[key]
+    defaults = asdict(type(config.position)())
+    shared["position"] = {k: v for k, v in shared["position"].items() if v != defaults[k]}
+    return _digest(shared)
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def find_run(config: Config, data: TokenizedCorpus) -> Run:
+    """Where the run of these settings is or would be; touches nothing."""
+    return Run(Path(config.output) / "runs" / (config.run or run_name(config, data)), config)
+
+
+def open_run(config: Config, data: TokenizedCorpus) -> Run:
+    """The run of these settings: a new folder, or the one that is there if it is the same run."""
+    run = find_run(config, data)
+    path, wanted = run.path, identity(config, data)
+    path.mkdir(parents=True, exist_ok=True)
+    with run.lock():
+        if (path / "manifest.json").exists():
+            _compare(path, _read_manifest(path).get("identity", {}), wanted)
+        else:
+            write_atomically(path / "config.yaml", OmegaConf.to_yaml(to_dict(config)))
+            write_atomically(
+                path / "manifest.json", json.dumps({"identity": wanted}, indent=2) + "\n"
+            )
+    return run
+
+
+def load_run(path: Path) -> Run:
+    """A trained run from its folder."""
+    if not (path / "manifest.json").exists():
+        raise UserError(
+            f"run: {path} is no run folder (it has no manifest.json); train.py prints the folder "
+            "that it makes"
+        )
+    file = path / "config.yaml"
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(values, dict)
+        config = from_dict({str(key): value for key, value in values.items()})
+    except (OSError, AssertionError, ValueError, OmegaConfBaseException, UserError) as error:
+        raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+    run = Run(path, config)
+    if not run.is_trained:
+        raise UserError(
+            f"run: {path} is not trained to the end; run the command that made it again"
+        )
+    return run
+
+
+def check_data(run: Run, data: TokenizedCorpus) -> None:
+    """Refuse a run whose settings or text are not those that it was trained with."""
+    _compare(run.path, run.manifest().get("identity", {}), identity(run.config, data))
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def _compare(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    there, here = _flat(there), _flat(here)
+    differences = [
+        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    ]
+    if differences:
+        raise UserError(
+            f"run folder {path} was trained with other settings: {'; '.join(differences)}; "
+            "choose another name (run=NAME) or remove the folder"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,31 @@
+"""Evaluate a trained run at any lengths and print its perplexities.
+
+  python scripts/evaluate.py run=outputs/runs/NAME
+  python scripts/evaluate.py run=outputs/runs/NAME evaluation.lengths=[64,2048,4096]
+  python scripts/evaluate.py run=outputs/runs/NAME evaluation.stride=16 evaluation.split=test
+
+Rows are added to results.jsonl in the run folder; a row that is there is not computed again.
+"""
+
+from pathlib import Path
+
+from alibi_lm.cli import main
+from alibi_lm.config import EvaluateConfig
+from alibi_lm.data.tokens import prepare
+from alibi_lm.evaluation import evaluate_run
+from alibi_lm.progress import say
+from alibi_lm.report import table
+from alibi_lm.runs import check_data, load_run
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Open the run and its text, score what is missing, print the rows."""
+    run = load_run(Path(config.run))
+    data = prepare(run.config.data, run.config.tokenizer, Path(config.cache))
+    check_data(run, data)
+    rows = evaluate_run(run, data, config.evaluation, config.device)
+    say("\n" + table(rows))
+
+
+if __name__ == "__main__":
+    main(__doc__, "evaluate", EvaluateConfig, evaluate)

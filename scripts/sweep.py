@@ -1,0 +1,16 @@
+"""Train and evaluate every combination of the settings given, then print one table.
+
+  python scripts/sweep.py position=none,alibi train_length=64,128 seed=0,1
+  python scripts/sweep.py experiment=quickstart                  (what `make repro` runs)
+  python scripts/sweep.py experiment=quickstart seed=0,1,2 output=outputs/three_seeds
+  python scripts/sweep.py position=alibi,rotary data=text 'data.train=[books/*.txt]' data.held_out=0.05
+
+Commas make a sweep (Hydra's multirun); lists stand in brackets. What is already trained or
+evaluated under the same settings is not done again, so a sweep that broke is launched again as it
+was. Writes OUTPUT/runs/*, OUTPUT/results.csv, OUTPUT/table.md and OUTPUT/extrapolation.png.
+"""
+
+from alibi_lm.sweep import main
+
+if __name__ == "__main__":
+    main(__doc__)

@@ -1,0 +1,26 @@
+"""Train one model and print its run folder.
+
+  python scripts/train.py position=alibi train_length=64
+  python scripts/train.py position=rotary model=small optim.steps=2000 optim.tokens_per_step=8192
+  python scripts/train.py data=wikitext103 data.path=FOLDER tokenizer=words
+
+The run folder is OUTPUT/runs/NAME and holds config.yaml, manifest.json, metrics.jsonl and
+model.safetensors; scripts/evaluate.py run=FOLDER scores it. The same settings find the same folder
+again, and a run that is trained is not trained again.
+"""
+
+from pathlib import Path
+
+from alibi_lm.cli import main
+from alibi_lm.config import Config
+from alibi_lm.data.tokens import prepare
+from alibi_lm.training import train_run
+
+
+def train(config: Config) -> None:
+    """Tokenize what is needed, then train."""
+    train_run(config, prepare(config.data, config.tokenizer, Path(config.cache)))
+
+
+if __name__ == "__main__":
+    main(__doc__, "config", Config, train)
