@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from alibi_lm.config import KINDS, Config, ConfigT, from_hydra, register_schemas
-from alibi_lm.errors import SettingsError, UserError
+from alibi_lm.errors import UserError
 from alibi_lm.settings import unknown, walk
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -27,10 +27,10 @@ DEVICES = ("auto", "cpu", "cuda")
 class ModelConfig:
     """The decoder's sizes."""
 
-    n_layers: int = setting(3, "Transformer blocks", at_least=1)
+    n_layers: int = setting(2, "Transformer blocks", at_least=1)
     n_heads: int = setting(4, "attention heads", at_least=1)
-    d_model: int = setting(160, "width of the residual stream", at_least=1)
-    d_ff: int = setting(640, "width of the feed-forward layers", at_least=1)
+    d_model: int = setting(192, "width of the residual stream", at_least=1)
+    d_ff: int = setting(768, "width of the feed-forward layers", at_least=1)
     dropout: float = setting(
         0.0, "dropout on embeddings and on what each layer adds", at_least=0, below=1
     )
@@ -50,14 +50,14 @@ class ModelConfig:
 class OptimConfig:
     """AdamW with linear warm-up and one cosine period."""
 
-    steps: int = setting(400, "optimizer updates", at_least=1)
-    tokens_per_step: int = setting(2048, "tokens per update, whatever the hardware", at_least=1)
+    steps: int = setting(500, "optimizer updates", at_least=1)
+    tokens_per_step: int = setting(1024, "tokens per update, whatever the hardware", at_least=1)
     micro_batch_size: int | None = setting(
         None, "sequences per forward pass; null: all of an update's at once", at_least=1
     )
-    lr: float = setting(3e-3, "peak learning rate", above=0)
+    lr: float = setting(6e-3, "peak learning rate", above=0)
     min_lr: float = setting(1e-4, "learning rate at the end of the cosine", at_least=0)
-    warmup_steps: int = setting(40, "updates of linear warm-up", at_least=0)
+    warmup_steps: int = setting(50, "updates of linear warm-up", at_least=0)
     weight_decay: float = setting(0.1, "on matrices; not on norms, biases, positions", at_least=0)
     beta1: float = setting(0.9, "decay of the first moment", at_least=0, below=1)
     beta2: float = setting(0.95, "decay of the second moment", at_least=0, below=1)
@@ -215,7 +215,7 @@ def _surplus(composed: DictConfig, kind: type[Any], prefix: str = "") -> list[st
     problems = []
     for key in composed:
         if key not in fields:
-            problems.append(unknown("setting", f"{prefix}{key}", [prefix + f for f in fields]))
+            problems.append(unknown("setting", prefix + str(key), [prefix + f for f in fields]))
         elif OmegaConf.is_dict(composed[key]):
             inner = OmegaConf.get_type(composed[key])
             if dataclasses.is_dataclass(inner):

@@ -119,7 +119,7 @@ def evaluate_run(
 
 def wanted_rows(evaluation: EvaluationConfig) -> list[tuple[int, str, int, str]]:
     """What the evaluation asks for, as `Row.what` names it, each once."""
-    wanted = {}
+    wanted: dict[tuple[int, str, int, str], None] = {}
     for length in evaluation.lengths:
         stride = evaluation.stride or length
         protocol = "nonoverlapping" if stride == length else "sliding"

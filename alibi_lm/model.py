@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alibi_lm.attention import Bias, attend, backend
-from alibi_lm.positions import Position, build_position
+from alibi_lm.positions import Position, PositionConfig, build_position
 
 if TYPE_CHECKING:
-    from alibi_lm.config import ModelConfig, PositionConfig
+    from alibi_lm.config import ModelConfig
 
 LOGITS_AT_ONCE = 2**24  # elements of the logits held at a time in evaluation: 64 MiB
 
@@ -34,7 +34,9 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = position.rotate(q, k)  # (B, H, T, K)
-        return self.out(attend(q, k, v, bias).transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+        heads = attend(q, k, v, bias).transpose(1, 2).flatten(-2)
+        out: Tensor = self.out(heads)
+        return out
 
 
 class Block(nn.Module):
@@ -55,7 +57,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, position: Position, bias: Bias | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), position, bias))
-        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+        x = x + self.dropout(self.ffn(self.ffn_norm(x)))
+        return x
 
 
 class TiedSoftmax(nn.Module):
@@ -67,10 +70,11 @@ class TiedSoftmax(nn.Module):
         flat_targets = targets.flatten()
         # Without gradients, only a slice of the B T x V logits is ever held.
         at_once = len(rows) if torch.is_grad_enabled() else max(1, LOGITS_AT_ONCE // len(embedding))
-        losses = [
-            F.cross_entropy(F.linear(part, embedding).float(), wanted, reduction="none")
-            for part, wanted in zip(rows.split(at_once), flat_targets.split(at_once), strict=True)
-        ]
+        losses = []
+        for start in range(0, len(rows), at_once):
+            logits = F.linear(rows[start : start + at_once], embedding).float()
+            wanted = flat_targets[start : start + at_once]
+            losses.append(F.cross_entropy(logits, wanted, reduction="none"))
         return torch.cat(losses).view(targets.shape)
 
 
@@ -78,7 +82,7 @@ class Decoder(nn.Module):
     """A decoder-only language model whose forward pass gives the loss of each token."""
 
     def __init__(
-        self, config: "ModelConfig", position: "PositionConfig", vocab_size: int, seed: int = 0
+        self, config: "ModelConfig", position: PositionConfig, vocab_size: int, seed: int = 0
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, config.d_model)
@@ -116,7 +120,8 @@ class Decoder(nn.Module):
         bias = self.position.bias(inputs.shape[1])
         for block in self.blocks:
             x = block(x, self.position, bias)
-        return self.head(self.norm(x), targets, self.embedding.weight)  # type: ignore[no-any-return]
+        losses: Tensor = self.head(self.norm(x), targets, self.embedding.weight)
+        return losses
 
     @property
     def backend(self) -> str:

@@ -7,7 +7,7 @@ with the range over seeds as a band).
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,9 +103,14 @@ def comparisons(rows: Sequence[Row]) -> dict[Comparison, list[Curve]]:
 def table(rows: Sequence[Row]) -> str:
     """Perplexity per token, schemes by lengths, in Markdown; a table for each comparison."""
     return "\n\n".join(
-        f"Perplexity per token; {group.title}\n\n{_table(curves)}"
+        f"Perplexity per token; {group.title}{_seeds_note(curves)}\n\n{_table(curves)}"
         for group, curves in comparisons(rows).items()
     )
+
+
+def _seeds_note(curves: list[Curve]) -> str:
+    n_seeds = max(len(seeds) for curve in curves for seeds in curve.points.values())
+    return f"; mean of {n_seeds} seeds ± half their range" if n_seeds > 1 else ""
 
 
 def _table(curves: list[Curve]) -> str:
@@ -143,22 +148,17 @@ def _number(x: float) -> str:
 
 def figure(rows: Sequence[Row], path: Path) -> None:
     """Perplexity against evaluation length, a panel for each comparison, saved at `path`."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     groups = comparisons(rows)
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    with plt.rc_context(style):
-        fig, panels = plt.subplots(
-            1, len(groups), figsize=(5.6 * len(groups), 3.8), squeeze=False, layout="constrained"
-        )
-        for axes, (group, curves) in zip(panels[0], groups.items(), strict=True):
-            _panel(axes, group, curves)
-        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        fig.savefig(partial, dpi=200)
-        plt.close(fig)
+    fig = Figure(figsize=(6.0 * len(groups), 3.8), layout="constrained")
+    FigureCanvasAgg(fig)
+    panels = fig.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (group, curves) in zip(panels, groups.items(), strict=True):
+        _panel(axes, group, curves)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    fig.savefig(partial, dpi=200)
     partial.replace(path)
 
 
@@ -166,24 +166,20 @@ def _panel(axes: "Axes", group: Comparison, curves: list[Curve]) -> None:
     train_lengths = sorted({curve.train_length for curve in curves})
     lengths = sorted({length for curve in curves for length in curve.points})
     n_seeds = max(len(seeds) for curve in curves for seeds in curve.points.values())
-    # The legend reads from top to bottom as the curves end.
-    for curve in sorted(curves, key=_last, reverse=True):
+    for curve in curves:
         x = list(curve.points)
-        colour = COLOURS.get(curve.position)
         axes.plot(
             x,
             [sum(seeds) / len(seeds) for seeds in curve.points.values()],
-            label=curve.label if len(train_lengths) > 1 else NAMES.get(curve.position, curve.position),
-            color=colour,
+            color=COLOURS.get(curve.position),
             marker=MARKERS.get(curve.position, "x"),
             linestyle=LINE_STYLES[train_lengths.index(curve.train_length) % len(LINE_STYLES)],
             markersize=5,
             linewidth=1.6,
         )
-        if n_seeds > 1:
-            low = [min(seeds) for seeds in curve.points.values()]
-            high = [max(seeds) for seeds in curve.points.values()]
-            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        low = [min(seeds) for seeds in curve.points.values()]
+        high = [max(seeds) for seeds in curve.points.values()]
+        axes.fill_between(x, low, high, color=COLOURS.get(curve.position), alpha=0.18, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
@@ -205,16 +201,37 @@ def _panel(axes: "Axes", group: Comparison, curves: list[Curve]) -> None:
     axes.set_xlabel("Evaluation length (tokens)")
     axes.set_ylabel("Perplexity per token")
     axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.02, 0.93))
+    axes.spines[["top", "right"]].set_visible(False)
+    _name_curves(axes, curves, with_length=len(train_lengths) > 1)
 
 
-def _last(curve: Curve) -> float:
-    return curve.mean(max(curve.points)) or 0.0
+def _name_curves(axes: "Axes", curves: list[Curve], with_length: bool) -> None:
+    """Write each curve's name at its right end, moved apart where ends lie close."""
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the limits
+    to_axes = axes.transData + axes.transAxes.inverted()
+    gap = 0.062  # of the axes' height: a line of text
+    ends = []
+    for curve in curves:
+        last = max(curve.points)
+        mean = curve.mean(last)
+        if mean is not None and math.isfinite(mean):
+            ends.append((float(to_axes.transform((last, mean))[1]), curve))
+    place = -math.inf
+    for height, curve in sorted(ends, key=lambda end: end[0]):
+        place = max(height, place + gap)
+        axes.annotate(
+            curve.label if with_length else NAMES.get(curve.position, curve.position),
+            (1.01, place),
+            xycoords="axes fraction",
+            color=COLOURS.get(curve.position),
+            va="center",
+            annotation_clip=False,
+        )
 
 
 def _scale_perplexity(axes: "Axes", curves: list[Curve]) -> None:
     """Logarithmic where the curves part by more than a small factor, with plain numbers on it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     values = [p for curve in curves for seeds in curve.points.values() for p in seeds]
     finite = [value for value in values if math.isfinite(value)]
@@ -222,9 +239,8 @@ def _scale_perplexity(axes: "Axes", curves: list[Curve]) -> None:
         return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    plain: Callable[[float, int], str] = lambda value, _: f"{value:,.0f}"  # noqa: E731
-    axes.yaxis.set_major_formatter(FuncFormatter(plain))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def write_report(rows: Sequence[Row], folder: Path) -> list[Path]:

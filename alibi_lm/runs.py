@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from alibi_lm.config import Config, from_dict, to_dict
 from alibi_lm.data.tokens import TokenizedCorpus
@@ -129,7 +130,7 @@ def load_run(path: Path) -> Run:
         values = OmegaConf.to_container(OmegaConf.load(file))
         assert isinstance(values, dict)
         config = from_dict({str(key): value for key, value in values.items()})
-    except (OSError, AssertionError, ValueError, OmegaConfBaseException, UserError) as error:
+    except (OSError, AssertionError, YAMLError, OmegaConfBaseException, UserError) as error:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     run = Run(path, config)
     if not run.is_trained:

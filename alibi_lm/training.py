@@ -100,9 +100,7 @@ def build_model(config: Config, data: TokenizedCorpus) -> Decoder:
 
 def check_length(config: Config, data: TokenizedCorpus) -> Batches:
     """The run's batches, or a UserError if the corpus cannot give them."""
-    return Batches(
-        data.split("train"), config.train_length, config.sequences_per_step, config.seed
-    )
+    return Batches(data.split("train"), config.train_length, config.sequences_per_step, config.seed)
 
 
 def train_run(config: Config, data: TokenizedCorpus, label: str = "") -> Run:

@@ -3,7 +3,7 @@
   python scripts/sweep.py position=none,alibi train_length=64,128 seed=0,1
   python scripts/sweep.py experiment=quickstart                  (what `make repro` runs)
   python scripts/sweep.py experiment=quickstart seed=0,1,2 output=outputs/three_seeds
-  python scripts/sweep.py position=alibi,rotary data=text 'data.train=[books/*.txt]' data.held_out=0.05
+  python scripts/sweep.py position=alibi,t5 data=text 'data.train=[books/*]' data.held_out=0.05
 
 Commas make a sweep (Hydra's multirun); lists stand in brackets. What is already trained or
 evaluated under the same settings is not done again, so a sweep that broke is launched again as it

@@ -8,6 +8,7 @@ hash of their path (so that other Python versions pick alike) until each split h
 import hashlib
 import sysconfig
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from alibi_lm.data.corpus import SPLITS, Corpus, DataConfig
@@ -50,7 +51,7 @@ def load_stdlib(config: DataConfig) -> Corpus:
             except UnicodeDecodeError:  # a few old modules are in Latin-1
                 yield path.read_text(encoding="latin-1")
 
-    return Corpus(config.name, {s: lambda paths=files[s]: documents(paths) for s in SPLITS})
+    return Corpus(config.name, {split: partial(documents, files[split]) for split in SPLITS})
 
 
 def _draw(relative: Path) -> bytes:

@@ -123,12 +123,14 @@ def train_words(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Replace("\n", f" {END} ")
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=config.vocab_size or 2**31 - 1,
-        special_tokens=[END, UNKNOWN],
-        show_progress=False,
-    )
+    trainer = trainers.WordLevelTrainer(vocab_size=2**31 - 1, show_progress=False)
     tokenizer.train_from_iterator(text, trainer)
+    # The text itself may hold both special words (WikiText does), so they are put first here.
+    counted = tokenizer.get_vocab()
+    words = sorted(counted.keys() - {END, UNKNOWN}, key=counted.__getitem__)
+    kept = [END, UNKNOWN, *words][: config.vocab_size]
+    vocab = {word: number for number, word in enumerate(kept)}
+    tokenizer.model = models.WordLevel(vocab, unk_token=UNKNOWN)
     return tokenizer
 
 
@@ -186,9 +188,8 @@ def end_id(tokenizer: Tokenizer, name: str | None) -> int:
             f"tokenizer.end: the tokenizer has none of {', '.join(END_NAMES)}; "
             "name its end-of-text token"
         )
-    raise UserError(
-        "tokenizer.end: " + unknown("token", name, sorted(tokenizer.get_added_tokens_decoder()))
-    )
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    raise UserError("tokenizer.end: " + unknown("token", name, special))
 
 
 def pieces(document: str) -> Iterator[str]:

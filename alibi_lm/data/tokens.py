@@ -10,7 +10,6 @@ exists is complete. A lock lets several runs start at once.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -146,7 +145,7 @@ def _build(
             "splits": {split: asdict(count) for split, count in counts.items()},
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        os.replace(partial, folder)
+        partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

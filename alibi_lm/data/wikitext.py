@@ -6,6 +6,7 @@ From the Hugging Face hub, or from a local folder that holds either the original
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def _from_hub(edition: str) -> Any:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"cannot load {HUB_NAME} ({edition}) from the Hugging Face hub: {reason}. Without "
-            "network, give a local copy, data.path=FOLDER with wiki.train.tokens, wiki.valid.tokens "
-            "and wiki.test.tokens or the hub's parquet files, or use data=stdlib or data=text"
+            "network, give a local copy, data.path=FOLDER with wiki.train.tokens, wiki.valid.tokens"
+            " and wiki.test.tokens or the hub's parquet files, or use data=stdlib or data=text"
         ) from error
 
 
@@ -94,4 +95,4 @@ def _splits_of(loaded: Any) -> dict[str, Documents]:
         # An empty row is an empty line of the original, and counts as a line.
         yield "".join(row if row.endswith("\n") else row + "\n" for row in rows["text"])
 
-    return {split: lambda rows=loaded[split]: join(rows) for split in SPLITS if split in loaded}
+    return {split: partial(join, loaded[split]) for split in SPLITS if split in loaded}

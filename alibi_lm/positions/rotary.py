@@ -30,8 +30,8 @@ class RotaryConfig(PositionConfig):
         head_dim = model.d_model / model.n_heads
         if head_dim.is_integer() and head_dim % 2:
             return [
-                f"model.d_model, model.n_heads: given {model.d_model} and {model.n_heads}, so heads "
-                f"of {head_dim:.0f}, but position=rotary needs an even head size"
+                f"model.d_model, model.n_heads: given {model.d_model} and {model.n_heads}, so "
+                f"heads of {head_dim:.0f}, but position=rotary needs an even head size"
             ]
         return []
 
@@ -57,7 +57,7 @@ class Rotary(Position):
         turns = torch.polar(torch.ones_like(angles), angles)  # (T, K/2), complex
 
         def turn(x: Tensor) -> Tensor:
-            pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+            pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
             return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
         return turn(q), turn(k)

@@ -1,0 +1,78 @@
+"""How fast a training step is, against what the machine's matrix products allow.
+
+Steps and matrix products take turns, so that a machine whose speed drifts is as fast for the one as
+for the other; medians of both are compared.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from alibi_lm.config import Config
+from alibi_lm.data.tokens import TokenizedCorpus
+from alibi_lm.model import Decoder
+from alibi_lm.progress import bar
+from alibi_lm.runtime import keep_freed_memory, resolve_device
+from alibi_lm.training import build_model, check_length, train
+
+MATRIX = 2048  # side of the square matrices whose product is the yardstick
+WARM_UP = 3  # steps that are not counted: memory is claimed, kernels are chosen
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over the measured steps."""
+
+    tokens_per_second: float
+    flops_per_second: float  # matrix products of the model alone
+    matmul_flops_per_second: float  # of a large float32 product
+
+    @property
+    def share(self) -> float:
+        """Of the matrix-multiply rate that training reaches."""
+        return self.flops_per_second / self.matmul_flops_per_second
+
+
+def measure_training(config: Config, data: TokenizedCorpus) -> Speed:
+    """Time the real training loop, optimizer, batches and all, for `optim.steps` steps."""
+    device = resolve_device(config.device)
+    keep_freed_memory()
+    model: Decoder = build_model(config, data).to(device)
+    clock = _clock(device)
+    matrix = torch.randn(MATRIX, MATRIX, device=device)
+    step_seconds: list[float] = []
+    matmul_seconds: list[float] = []
+    with bar(total=config.optim.steps, unit="step", desc=config.position.name) as progress:
+        started = clock()
+
+        def after_step(step: int, loss: float, norm: float, lr: float) -> None:
+            nonlocal started
+            stopped = clock()
+            torch.mm(matrix, matrix)
+            multiplied = clock()
+            if step > WARM_UP:
+                step_seconds.append(stopped - started)
+                matmul_seconds.append(multiplied - stopped)
+            progress.update()
+            started = clock()
+
+        train(model, check_length(config, data), config, device, after_step)
+    seconds = statistics.median(step_seconds)
+    tokens = config.optim.tokens_per_step
+    return Speed(
+        tokens_per_second=tokens / seconds,
+        flops_per_second=tokens * model.training_flops_per_token(config.train_length) / seconds,
+        matmul_flops_per_second=2 * MATRIX**3 / statistics.median(matmul_seconds),
+    )
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return now

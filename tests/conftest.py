@@ -1,0 +1,98 @@
+"""Small text, small settings and a way to call the scripts, shared by the tests."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from alibi_lm.config import Config, EvaluationConfig, ModelConfig, OptimConfig
+from alibi_lm.data.text import TextConfig
+from alibi_lm.data.tokenizers import BpeConfig
+from alibi_lm.positions import SCHEMES
+
+ROOT = Path(__file__).resolve().parent.parent
+# A model, recipe and evaluation that take about a second.
+SMALL = [
+    "model.n_layers=1",
+    "model.n_heads=2",
+    "model.d_model=16",
+    "model.d_ff=32",
+    "tokenizer.vocab_size=300",
+    "train_length=16",
+    "optim.steps=6",
+    "optim.warmup_steps=2",
+    "optim.tokens_per_step=64",
+    "evaluation.lengths=[16,40]",
+]
+
+
+@pytest.fixture(autouse=True)
+def _reproducible() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 20 KB of lines in which words follow each other with some regularity."""
+    rng = random.Random(0)
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "twenty", "birds", "fly", "über"]
+    lines = []
+    for _ in range(600):
+        start = rng.randrange(len(words))
+        lines.append(" ".join(words[(start + i) % len(words)] for i in range(rng.randrange(1, 9))))
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def small_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
+    """A configuration that trains in a second, with the named settings replaced."""
+
+    def make(position: str = "alibi", **changes: object) -> Config:
+        settings = {
+            "position": SCHEMES[position][0](),
+            "model": ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=32),
+            "data": TextConfig(train=[str(text_file)], held_out=0.2),
+            "tokenizer": BpeConfig(vocab_size=300),
+            "optim": OptimConfig(steps=6, warmup_steps=2, tokens_per_step=64),
+            "evaluation": EvaluationConfig(lengths=[16, 40]),
+            "train_length": 16,
+            "device": "cpu",
+            "output": str(tmp_path / "out"),
+            "cache": str(tmp_path / "cache"),
+        }
+        config = Config(**(settings | changes))  # type: ignore[arg-type]
+        assert config.problems() == []
+        return config
+
+    return make
+
+
+@pytest.fixture
+def script(text_file: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Call a script of the project in a process of its own, in an empty folder."""
+
+    def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture
+def on_text(text_file: Path) -> list[str]:
+    """Arguments that select the small text and the small model."""
+    return ["data=text", f"data.train=[{text_file}]", "data.held_out=0.2", *SMALL]

@@ -1,0 +1,116 @@
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from alibi_lm.data import tokenizers as module
+from alibi_lm.data.corpus import count_words
+from alibi_lm.data.tokenizers import (
+    BpeConfig,
+    FileConfig,
+    TokenizerConfig,
+    WordsConfig,
+    build_tokenizer,
+    encode,
+    end_id,
+    pieces,
+)
+from alibi_lm.errors import UserError
+
+SAMPLE = "the cat sat on the mat\nthe dog saw the cat\n\nüber café 日本\n"
+
+
+def ids(tokenizer: Tokenizer, documents: list[str], ends_lines: bool = False) -> list[int]:
+    parts = encode(tokenizer, documents, 0, ends_lines)
+    return list(itertools.chain(*(part.tolist() for part, _ in parts)))
+
+
+documents = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=5)
+
+
+@given(documents)
+@settings(deadline=None)
+def test_bytes_are_the_utf8_bytes_and_an_end_for_each_document(texts: list[str]) -> None:
+    tokenizer = build_tokenizer(TokenizerConfig(), [])
+    assert tokenizer.get_vocab_size() == 257
+    got = ids(tokenizer, texts)
+    assert len(got) == sum(len(text.encode()) + 1 for text in texts)
+    assert got.count(0) == len(texts)
+
+
+@given(documents)
+@settings(deadline=None)
+def test_bpe_gives_the_text_back(texts: list[str]) -> None:
+    tokenizer = build_tokenizer(BpeConfig(vocab_size=280), [SAMPLE])
+    got = ids(tokenizer, texts)
+    assert got.count(0) == len(texts)
+    assert tokenizer.decode(got, skip_special_tokens=False) == "".join(t + "</s>" for t in texts)
+
+
+@given(documents)
+@settings(deadline=None)
+def test_words_are_as_many_as_the_corpus_counts(texts: list[str]) -> None:
+    tokenizer = build_tokenizer(WordsConfig(), [SAMPLE])
+    assert len(ids(tokenizer, texts, ends_lines=True)) == sum(map(count_words, texts))
+
+
+def test_words_by_hand() -> None:
+    tokenizer = build_tokenizer(WordsConfig(), [SAMPLE])
+    assert tokenizer.id_to_token(0) == "</s>"
+    assert tokenizer.id_to_token(1) == "<unk>"
+    assert tokenizer.id_to_token(2) == "the"  # the most frequent word comes first
+    got = [tokenizer.id_to_token(i) for i in ids(tokenizer, ["the dog barks\n\nmat"], True)]
+    assert got == ["the", "dog", "<unk>", "</s>", "</s>", "mat", "</s>"]
+
+
+def test_words_cut_to_a_size() -> None:
+    tokenizer = build_tokenizer(WordsConfig(vocab_size=4), [SAMPLE])
+    assert tokenizer.get_vocab() == {"</s>": 0, "<unk>": 1, "the": 2, "cat": 3}
+
+
+def test_learning_is_deterministic() -> None:
+    text = [f"{a} {b} {a}{b}\n" for a in "abcdef" for b in "uvwxyz"] * 3
+    for config in (BpeConfig(vocab_size=300), WordsConfig()):
+        first, second = (build_tokenizer(config, text).to_str() for _ in range(2))
+        assert first == second
+
+
+def test_the_end_token_in_the_text_is_text() -> None:
+    tokenizer = build_tokenizer(BpeConfig(vocab_size=280), [SAMPLE])
+    assert ids(tokenizer, ["a </s> b"]).count(0) == 1
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    trained = build_tokenizer(BpeConfig(vocab_size=280), [SAMPLE])
+    trained.save(str(tmp_path / "tokenizer.json"))
+    config = FileConfig(path=str(tmp_path / "tokenizer.json"))
+    assert ids(build_tokenizer(config, []), [SAMPLE]) == ids(trained, [SAMPLE])
+    assert end_id(trained, config.end_token()) == 0
+
+
+def test_files_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{}")
+    for path, message in [
+        ("", "not given"),
+        (str(tmp_path / "gone.json"), "cannot read"),
+        (str(tmp_path / "bad.json"), r"is no tokenizer\.json"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            build_tokenizer(FileConfig(path=path), [])
+    with pytest.raises(UserError, match="does not exist"):
+        end_id(build_tokenizer(TokenizerConfig(), []), "<stop>")
+
+
+@given(st.text("ab\n", max_size=300))
+def test_pieces_end_with_lines_and_lose_nothing(document: str) -> None:
+    module_piece = module.PIECE
+    module.PIECE = 10
+    try:
+        parts = list(pieces(document))
+    finally:
+        module.PIECE = module_piece
+    assert "".join(parts) == document
+    assert all(part.endswith("\n") and len(part) > 10 for part in parts[:-1])

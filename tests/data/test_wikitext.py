@@ -1,0 +1,89 @@
+"""WikiText from the original files, from a copy of the hub's repository, and without network."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from alibi_lm.data.corpus import count_words
+from alibi_lm.data.tokenizers import WordsConfig
+from alibi_lm.data.tokens import prepare
+from alibi_lm.data.wikitext import WikitextConfig, load_wikitext
+from alibi_lm.errors import UserError
+
+# As in the release: empty lines count, and hold a blank.
+LINES = [" \n", " = Title = \n", " \n", " One two <unk> @-@ four . \n", " Last line . \n"]
+WORDS = (0 + 1) + (3 + 1) + (0 + 1) + (6 + 1) + (3 + 1)
+
+
+def original_files(folder: Path) -> Path:
+    for name in ("train", "valid", "test"):
+        (folder / f"wiki.{name}.tokens").write_text("".join(LINES))
+    return folder
+
+
+def hub_repository(folder: Path, edition: str) -> Path:
+    """Parquet files in the hub's layout: a row for each line, empty lines as empty rows."""
+    rows = ["" if not line.strip() else line for line in LINES]
+    home = folder / edition
+    home.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        table = datasets.Dataset.from_dict({"text": rows})
+        table.to_parquet(home / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_original_files_and_hub_layout_give_the_same_tokens(tmp_path: Path) -> None:
+    original = original_files(tmp_path)
+    copy = hub_repository(tmp_path / "repository", "wikitext-103-v1")
+    streams = []
+    for path in (original, copy, copy / "wikitext-103-v1"):
+        data = prepare(WikitextConfig(path=str(path)), WordsConfig(), tmp_path / "cache")
+        assert {name: split.tokens for name, split in data.splits.items()} == {
+            "train": WORDS,
+            "validation": WORDS,
+            "test": WORDS,
+        }
+        streams.append(data.split("train").stream.tolist())
+    assert streams[0] == streams[1] == streams[2]
+
+
+def test_words_are_those_of_the_text_whatever_the_tokenizer(tmp_path: Path) -> None:
+    corpus = load_wikitext(WikitextConfig(path=str(original_files(tmp_path))))
+    (document,) = corpus.splits["test"]()
+    assert count_words(document) == WORDS
+
+
+def test_the_other_edition_is_not_taken_for_it(tmp_path: Path) -> None:
+    repository = hub_repository(tmp_path, "wikitext-2-v1")
+    with pytest.raises(UserError, match="holds neither"):
+        load_wikitext(WikitextConfig(path=str(repository)))
+    with pytest.raises(UserError, match="is no folder"):
+        load_wikitext(WikitextConfig(path=str(tmp_path / "gone")))
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    repository = hub_repository(tmp_path, "wikitext-103-v1")
+    (repository / "wikitext-103-v1" / "test-00000-of-00001.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UserError, match="cannot read the parquet files"):
+        load_wikitext(WikitextConfig(path=str(repository)))
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(UserError, match=r"data\.path=FOLDER") as caught:
+        load_wikitext(WikitextConfig())
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_training_split(tmp_path: Path) -> None:
+    original_files(tmp_path)
+    (tmp_path / "wiki.train.tokens").unlink()
+    config = WikitextConfig(path=str(tmp_path))
+    with pytest.raises(UserError, match=r"tokenizer\.learn_from: given train"):
+        prepare(config, WordsConfig(), tmp_path / "cache")
+    data = prepare(config, WordsConfig(learn_from="validation"), tmp_path / "cache")
+    assert data.split("test").tokens == WORDS
+    with pytest.raises(UserError, match="has no train split"):
+        data.split("train")

@@ -1,0 +1,136 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alibi_lm import model as model_module
+from alibi_lm.config import ModelConfig
+from alibi_lm.model import Decoder
+from alibi_lm.positions import SCHEMES
+
+SIZES = ModelConfig(n_layers=2, n_heads=4, d_model=32, d_ff=64)
+VOCAB = 50
+
+
+def decoder(position: str, seed: int = 0, config: ModelConfig = SIZES) -> Decoder:
+    return Decoder(config, SCHEMES[position][0](), VOCAB, seed).eval()
+
+
+def batch(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(VOCAB, (3, length + 1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def test_shared_weights_start_identical() -> None:
+    reference = dict(decoder("none").named_parameters())
+    for name in SCHEMES:
+        other = dict(decoder(name).named_parameters())
+        assert reference.keys() <= other.keys()
+        assert all(torch.equal(reference[key], other[key]) for key in reference)
+    assert not torch.equal(decoder("none", seed=1).embedding.weight, reference["embedding.weight"])
+
+
+def test_schemes_compute_different_things() -> None:
+    x, y = batch(20)
+    losses = {name: decoder(name)(x, y) for name in SCHEMES}
+    for a in losses:
+        for b in losses:
+            assert a == b or not torch.allclose(losses[a], losses[b])
+
+
+@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize("length", [1, 2, 65, 300])
+@torch.inference_mode()
+def test_any_length(position: str, length: int) -> None:
+    x, y = batch(length)
+    losses = decoder(position)(x, y)
+    assert losses.shape == (3, length)
+    assert losses.dtype == torch.float32
+    assert losses.isfinite().all()
+
+
+@pytest.mark.parametrize("position", SCHEMES)
+@torch.inference_mode()
+def test_a_loss_depends_on_the_past_alone(position: str) -> None:
+    x, y = batch(40)
+    net = decoder(position)
+    before = net(x, y)
+    changed = x.clone()
+    changed[:, 25:] = (changed[:, 25:] + 1) % VOCAB
+    after = net(changed, y)
+    torch.testing.assert_close(before[:, :25], after[:, :25])
+    assert not torch.allclose(before[:, 25:], after[:, 25:])
+
+
+@torch.inference_mode()
+def test_losses_are_log_probabilities_of_a_distribution() -> None:
+    """The losses of all possible targets sum, as probabilities, to one."""
+    x, _ = batch(5)
+    net = decoder("rotary")
+    total = sum(net(x, torch.full_like(x, token)).neg().exp() for token in range(VOCAB))
+    torch.testing.assert_close(total, torch.ones(3, 5))
+
+
+def test_losses_in_slices_equal_losses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = batch(33)
+    net = decoder("alibi")
+    at_once = net(x, y)
+    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", 7 * VOCAB)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, y), at_once.detach())
+
+
+@pytest.mark.parametrize("position", SCHEMES)
+def test_every_parameter_has_a_gradient(position: str) -> None:
+    x, y = batch(30)
+    net = decoder(position)
+    net(x, y).mean().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_tiny_is_one_million_parameters() -> None:
+    net = Decoder(ModelConfig(), SCHEMES["alibi"][0](), 1024)
+    d, ff, layers, vocab = 192, 768, 2, 1024
+    block = 4 * d * d + 4 * d + 2 * d * ff + d + ff + 4 * d
+    assert net.n_parameters == vocab * d + layers * block + 2 * d == 1_086_720
+
+
+def test_the_papers_transformer_has_the_papers_size() -> None:
+    """246,933,504 parameters less the 45,393,920 of its adaptive embeddings and softmax."""
+    config = ModelConfig(
+        n_layers=16, n_heads=8, d_model=1024, d_ff=4096, dropout=0.3, final_norm=False
+    )
+    with torch.device("meta"):
+        block = model_module.Block(config)
+    size = sum(parameter.numel() for parameter in block.parameters())
+    assert config.n_layers * size == 246_933_504 - 45_393_920
+
+
+def test_flops_by_hand() -> None:
+    net = decoder("alibi")
+    d, ff, layers = 32, 64, 2
+    weights = VOCAB * d + layers * (4 * d * d + 2 * d * ff)
+    keys = (1 + 2 + 3 + 4) / 4
+    # Each key costs a query 2 d for the logit and 2 d for the sum of values, and twice that back.
+    attention = layers * keys * 3 * (2 * d + 2 * d)
+    assert net.training_flops_per_token(4) == pytest.approx(6 * weights + attention)
+
+
+def test_bfloat16_autocast_stays_close() -> None:
+    x, y = batch(64)
+    for position in SCHEMES:
+        net = decoder(position)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            rounded = net(x, y)
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded, net(x, y).detach(), atol=0.2, rtol=0.05)
+
+
+def test_initial_loss_is_near_uniform() -> None:
+    """Tied softmax over unit-variance states: the loss starts near log V plus half a nat."""
+    x, y = batch(64)
+    loss = F.relu(decoder("sinusoidal")(x, y)).mean().item()
+    assert math.log(VOCAB) - 0.5 < loss < math.log(VOCAB) + 2.0
