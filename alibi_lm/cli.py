@@ -1,5 +1,6 @@
 """From the command line to a typed configuration, and from an error to one clear line."""
 
+import dataclasses
 import inspect
 import os
 import sys
@@ -8,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from alibi_lm.config import KINDS, Config, ConfigT, from_hydra, register_schemas
 from alibi_lm.errors import UserError
@@ -26,14 +32,23 @@ def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[Config
 
     doc: the script's docstring, shown by --help. `-m` runs Hydra's multirun.
     """
+    failures: list[Exception] = []
 
     def composed(values: DictConfig) -> None:
-        task(from_hydra(values, kind))
+        try:
+            task(from_hydra(values, kind))
+        except Exception as error:  # raised below, where Hydra adds no lines of its own to it
+            failures.append(error)
+
+    def run() -> None:
+        run_hydra(config_name, composed)
+        if failures:
+            raise failures[0]
 
     if wants_help():
         print(help_text(doc, kind))
     else:
-        run_cleanly(lambda: run_hydra(config_name, composed), kind)
+        run_cleanly(run, kind)
 
 
 def wants_help() -> bool:
@@ -69,6 +84,8 @@ def explain(error: Exception, kind: type[Any]) -> str | None:
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return unknown(group, name, list(error.options or []))
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}'; write key=value, and lists as 'key=[a,b]'"
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
         return _explain_setting(error, cause or error, kind)
@@ -81,17 +98,19 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
     """What OmegaConf found wrong with one setting: an unknown key or a value of another type."""
     first_line = str(cause).strip().splitlines()[0]
     key = getattr(cause, "full_key", None)
+    if first_line.startswith("Could not append to config"):
+        return f"setting {first_line.rpartition(' ')[2].rstrip('.')} exists; set it without the +"
     if not key:
         return " ".join(str(error).split())
-    parent, _, _ = key.rpartition(".")
-    prefix = f"{parent}." if parent else ""
-    known = sorted({name for name, _, _ in _all_settings(kind)})
-    siblings = [name for name in known if name.startswith(prefix)] or known
-    groups = [name for name in KINDS if not parent]
-    if "not in" in first_line or "Key" in first_line:
-        near = sorted({name[len(prefix) :].split(".")[0] for name in siblings} | set(groups))
-        return unknown("setting", key, [prefix + name for name in near])
-    return f"{key}: {first_line}"
+    if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return f"{key}: {first_line}"
+    group, dot, name = key.rpartition(".")
+    owner = getattr(cause, "object_type", None)
+    owner = owner if dataclasses.is_dataclass(owner) else kind
+    message = unknown("setting", key, [group + dot + f.name for f in dataclasses.fields(owner)])
+    choices = KINDS[group][1] if group in KINDS else {}
+    elsewhere = [c for c, k in choices.items() if name in {f.name for f in dataclasses.fields(k)}]
+    return message + (f"; {group}={' or '.join(elsewhere)} has it" if elsewhere else "")
 
 
 def _all_settings(kind: type[Any]) -> list[tuple[str, Any, Any]]:

@@ -200,9 +200,9 @@ def from_hydra(composed: DictConfig, kind: type[ConfigT]) -> ConfigT:
     composed = composed.copy()
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra", None)
-    # `+key=value` gets a key past Hydra's own check, so the keys are compared here.
-    if surplus := _surplus(composed, kind):
-        raise SettingsError(surplus)
+    # `+key=value` and `~key` get past Hydra's own check, so the keys are compared here.
+    if problems := _wrong_keys(composed, kind):
+        raise SettingsError(problems)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, kind)
     if problems := config.problems():
@@ -210,16 +210,20 @@ def from_hydra(composed: DictConfig, kind: type[ConfigT]) -> ConfigT:
     return config
 
 
-def _surplus(composed: DictConfig, kind: type[Any], prefix: str = "") -> list[str]:
+def _wrong_keys(composed: DictConfig, kind: type[Any], prefix: str = "") -> list[str]:
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    problems = []
+    problems = [
+        f"setting '{prefix}{name}' was removed, but every setting needs a value"
+        for name in fields
+        if name not in composed
+    ]
     for key in composed:
         if key not in fields:
             problems.append(unknown("setting", prefix + str(key), [prefix + f for f in fields]))
         elif OmegaConf.is_dict(composed[key]):
             inner = OmegaConf.get_type(composed[key])
             if dataclasses.is_dataclass(inner):
-                problems += _surplus(composed[key], inner, f"{prefix}{key}.")
+                problems += _wrong_keys(composed[key], inner, f"{prefix}{key}.")
     return problems
 
 

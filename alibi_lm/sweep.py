@@ -22,6 +22,7 @@ from alibi_lm.evaluation import check_lengths, evaluate_run, wanted_rows
 from alibi_lm.progress import say
 from alibi_lm.report import table, write_report
 from alibi_lm.runs import find_run
+from alibi_lm.runtime import resolve_device
 from alibi_lm.training import check_length, train_run
 
 
@@ -41,7 +42,7 @@ def sweep(arguments: list[str]) -> None:
         return
     members = plan(options.overrides)
     say(f"{len(members)} {'run' if len(members) == 1 else 'runs'}")
-    check_data(members)
+    check_members(members)
 
     def member(values: DictConfig) -> None:
         number = HydraConfig.get().job.num + 1
@@ -77,9 +78,12 @@ def plan(overrides: list[str]) -> list[Config]:
     return members
 
 
-def check_data(members: list[Config]) -> None:
-    """Tokenize what is not yet tokenized, and see that every length fits its corpus."""
+def check_members(members: list[Config]) -> None:
+    """See that outputs can be written, tokenize what is not yet tokenized, check every length."""
+    for output in {config.output for config in members}:
+        (Path(output) / "runs").mkdir(parents=True, exist_ok=True)
     for config in members:
+        resolve_device(config.device)
         data = _prepared(config)
         check_length(config, data)
         check_lengths(config.evaluation, data)

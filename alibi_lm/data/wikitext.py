@@ -4,6 +4,7 @@ From the Hugging Face hub, or from a local folder that holds either the original
 (`wiki.train.tokens` ... or `wiki.train.raw` ...) or parquet files in the hub's layout.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 from alibi_lm.data.corpus import SPLITS, Corpus, DataConfig, Documents
 from alibi_lm.data.text import read
 from alibi_lm.errors import UserError
+from alibi_lm.progress import say
 from alibi_lm.settings import setting
 
 HUB_NAME = "Salesforce/wikitext"
@@ -57,6 +59,8 @@ def load_wikitext(config: DataConfig) -> Corpus:
 def _from_hub(edition: str) -> Any:
     import datasets
 
+    say(f"asking the Hugging Face hub for {HUB_NAME} ({edition})")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries would be a line each
     try:
         return datasets.load_dataset(HUB_NAME, edition)
     except Exception as error:

@@ -1,0 +1,95 @@
+"""Bad input ends in plain lines on stderr and status 2, before any work; --help is worth reading.
+
+Most cases run a script's own code in this process (the start of Python and torch is the slow part);
+some of each kind run as real processes in `test_scripts.py`.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from alibi_lm.positions import SCHEMES
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+def run(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a script as the command line does; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    try:
+        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+CASES = {
+    "scheme": ("sweep", ["position=alibi,alibo"], "did you mean alibi?"),
+    "group": ("sweep", ["positon=alibi"], "setting 'positon' does not exist (did you mean posit"),
+    "key": ("train", ["model.n_layer=3"], "setting 'model.n_layer' does not exist"),
+    "plus key": ("sweep", ["+model.n_layer=3"], "setting 'model.n_layer' does not exist"),
+    "plus known key": ("train", ["+train_length=64"], "setting 'train_length' exists; set it without the +"),
+    "removed": ("train", ["~train_length"], "setting 'train_length' was removed"),
+    "other scheme's key": ("train", ["position.theta=5"], "position=rotary has it"),
+    "type": ("train", ["train_length=abc"], "train_length: Value 'abc' of type 'str' could not"),
+    "list": ("train", ["evaluation.lengths=64"], "evaluation.lengths: "),
+    "grammar": ("train", ["position=[a"], "cannot read 'position=[a'; write key=value"),
+    "heads": ("train", ["model.n_heads=5"], "model.n_heads: given 5, but it must divide"),
+    "head size": ("train", ["position=rotary", "model.d_model=12"], "needs an even head size"),
+    "length": ("train", ["train_length=0"], "train_length: given 0, but it must be at least 1"),
+    "eval length": ("sweep", ["evaluation.lengths=[0]"], "evaluation.lengths: given 0"),
+    "batch": ("train", ["optim.micro_batch_size=0"], "optim.micro_batch_size: given 0"),
+    "dtype": ("train", ["dtype=float8"], "dtype: given 'float8', but it must be one of float32"),
+    "last member": ("sweep", ["seed=0,1,-2"], "seed: given -2, but it must be at least 0"),
+    "no files": ("train", ["data=text"], "data.train: given no file"),
+    "missing file": (
+        "train",
+        ["data=text", "data.train=[gone.txt]", "data.held_out=0.1"],
+        "data.train: gone.txt matches no file",
+    ),
+    "no tokenizer": ("prepare", ["tokenizer=file"], "tokenizer.path: not given"),
+    "no run": ("evaluate", [], "run: not given"),
+    "gone run": ("evaluate", ["run=gone"], "run: gone is no run folder"),
+    "evaluate key": ("evaluate", ["run=x", "evaluation.length=4"], "evaluation.lengths?)"),
+    "no rows": ("report", ["gone.csv"], "cannot read gone.csv"),
+    "output": ("sweep", ["output=file/below"], "cannot use file/below"),
+    "cache": ("prepare", ["cache=file/below"], "cannot use file/below"),
+    "experiment": ("sweep", ["experiment=slowstart"], "allowed: quickstart"),
+    "few steps": ("benchmark", ["optim.steps=3", "optim.warmup_steps=0"], "needs more than 3"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input(
+    case: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    name, arguments, message = CASES[case]
+    assert run(name, *arguments, monkeypatch=monkeypatch) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert all(line.startswith("error: ") for line in lines), lines
+    assert message in lines[0]
+    assert len(lines) <= 2
+    # Nothing is trained and no folder is made.
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "prepare", "report", "benchmark"])
+def test_help(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(name, "--help", monkeypatch=monkeypatch) == 0
+    text = capsys.readouterr().out
+    assert f"python scripts/{name}.py" in text
+    if name in ("train", "sweep"):
+        assert all(scheme in text for scheme in SCHEMES)
+        assert "tokens per training sequence (L in the paper)" in text
+        assert "position.max_distance=128" in text
+    if name == "evaluate":
+        assert "evaluation.lengths=[64,128,256,512,1024]" in text

@@ -1,0 +1,123 @@
+"""Every file in configs/ composes and validates; what cannot be is said in a line each."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from alibi_lm.cli import CONFIGS
+from alibi_lm.config import (
+    Config,
+    EvaluateConfig,
+    EvaluationConfig,
+    ModelConfig,
+    from_dict,
+    from_hydra,
+    register_schemas,
+    to_dict,
+)
+from alibi_lm.errors import SettingsError
+from alibi_lm.positions import SCHEMES
+
+# What a choice needs beside itself to be a whole configuration.
+ALSO = {
+    "data/text": ["data.train=[a]", "data.held_out=0.1"],
+    "tokenizer/file": ["tokenizer.path=t"],
+}
+
+
+def composed(*overrides: str) -> Config:
+    register_schemas()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return from_hydra(compose("config", list(overrides)), Config)
+
+
+@pytest.mark.parametrize(
+    "file", [path.relative_to(CONFIGS).with_suffix("") for path in sorted(CONFIGS.glob("*/*.yaml"))]
+)
+def test_every_choice_composes(file: Path) -> None:
+    config = composed(f"{file.parent}={file.name}", *ALSO.get(str(file), []))
+    assert isinstance(config, Config)
+
+
+def test_every_scheme_has_a_choice_of_its_name() -> None:
+    assert {path.stem for path in (CONFIGS / "position").glob("*.yaml")} == set(SCHEMES)
+    for name in SCHEMES:
+        assert composed(f"position={name}").position == SCHEMES[name][0]()
+
+
+def test_yaml_and_dataclass_defaults_agree() -> None:
+    """So that a configuration made in Python is the one that the command line makes."""
+    config = composed("position=none", "tokenizer=bytes")
+    assert config == Config()
+
+
+def test_round_trip(small_config: Callable[..., Config]) -> None:
+    for name in SCHEMES:
+        config = small_config(name)
+        assert from_dict(to_dict(config)) == config
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        composed(*overrides)
+    return caught.value.problems
+
+
+def test_every_problem_is_told_at_once() -> None:
+    lines = problems("seed=-1", "model.dropout=1", "model.n_heads=7", "optim.warmup_steps=501")
+    assert lines == [
+        "model.dropout: given 1.0, but it must be below 1",
+        "seed: given -1, but it must be at least 0",
+        "model.n_heads: given 7, but it must divide model.d_model = 192",
+        "optim.warmup_steps: given 501, but it must be at most optim.steps = 500",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["train_length=100"], "optim.tokens_per_step: given 1024, but it must be a multiple"),
+        (
+            ["optim.micro_batch_size=3"],
+            "given 3, but it must divide the 16 sequences",
+        ),
+        (["evaluation.lengths=[]"], "evaluation.lengths: given none"),
+        (["evaluation.stride=65"], "evaluation.stride: given 65, but it must be at most"),
+        (["optim.min_lr=1"], "optim.min_lr: given 1.0, but it must be at most optim.lr"),
+        (["+foo=1"], "setting 'foo' does not exist"),
+        (["+model.n_layer=1"], "(did you mean model.n_layers?)"),
+        (["~seed"], "setting 'seed' was removed"),
+        (["position=rotary", "model.d_model=6", "model.n_heads=2"], "needs an even head size"),
+        (["position=sinusoidal", "model.d_model=5", "model.n_heads=1"], "needs an even width"),
+        (["position=t5", "position.num_buckets=7"], "the buckets must be even in number"),
+        (["position.name=rotary"], "position.name: given 'rotary', but it must be one of alibi"),
+    ],
+)
+def test_impossible(overrides: list[str], line: str) -> None:
+    (only,) = problems(*overrides)
+    assert line in only
+
+
+def test_derived_sizes() -> None:
+    config = composed("optim.tokens_per_step=4096", "optim.micro_batch_size=16")
+    assert config.sequences_per_step == 64
+    assert config.grad_accum_steps == 4
+    assert composed().grad_accum_steps == 1
+
+
+def test_seed_zero_is_a_seed() -> None:
+    assert composed("seed=0").seed == 0
+
+
+def test_evaluation_needs_a_run() -> None:
+    assert "run: not given" in EvaluateConfig().problems()[0]
+    wanted = EvaluationConfig(lengths=[4], stride=8)
+    assert len(replace(EvaluateConfig(run="x"), evaluation=wanted).problems()) == 1
+
+
+def test_model_presets() -> None:
+    assert composed("model=paper").model == ModelConfig(16, 8, 1024, 4096, 0.3, False)
+    assert composed("model=small").model.d_model == 512

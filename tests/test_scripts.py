@@ -1,0 +1,98 @@
+"""The scripts as a user runs them: real processes in an empty folder, from text to figure."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_sweep_from_text_to_figure_twice(
+    script: Script, on_text: list[str], tmp_path: Path
+) -> None:
+    arguments = [*on_text, "position=none,sinusoidal,rotary,t5,alibi", "seed=0,1", "output=out"]
+    first = script("sweep", *arguments)
+    assert first.returncode == 0, first.stderr
+    assert "[10/10] train alibi" in first.stderr
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * 2 * 2
+    assert {(row["position"], row["seed"], row["eval_length"]) for row in rows} == {
+        (position, seed, length)
+        for position in ("none", "sinusoidal", "rotary", "t5", "alibi")
+        for seed in "01"
+        for length in ("16", "40")
+    }
+    assert len({row["tokens"] for row in rows}) == 1
+    assert len({row["ppl"] for row in rows}) == len(rows)
+    assert {row["backend"] for row in rows} == {"causal", "separable", "distance_blocks"}
+    assert (tmp_path / "out" / "extrapolation.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "table.md").read_text().strip() in first.stdout
+
+    again = script("sweep", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is trained already") == 10
+    assert again.stdout.count("is evaluated already") == 10
+    with (tmp_path / "out" / "results.csv").open() as file:
+        assert list(csv.DictReader(file)) == rows
+
+
+def test_train_then_evaluate_then_report(
+    script: Script, on_text: list[str], tmp_path: Path
+) -> None:
+    trained = script("train", *on_text, "position=t5", "output=out", "run=mine")
+    assert trained.returncode == 0, trained.stderr
+    folder = tmp_path / "out" / "runs" / "mine"
+    assert str(folder.relative_to(tmp_path)) in trained.stdout
+    assert not (folder / "results.jsonl").exists()
+
+    evaluated = script("evaluate", f"run={folder}", "evaluation.lengths=[20,33]")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "| t5       | 16 |" in evaluated.stdout
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [row["eval_length"] for row in rows] == [20, 33]
+
+    reported = script("report", str(folder), str(folder / "results.jsonl"), "--output", "report")
+    assert reported.returncode == 0, reported.stderr
+    assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 1 + 2
+
+    other = script("train", *on_text, "position=alibi", "output=out", "run=mine")
+    assert other.returncode == 2
+    assert other.stderr.startswith("error: run folder out/runs/mine was trained with other")
+    assert len(other.stderr.splitlines()) == 1
+
+
+def test_a_length_beyond_the_split_trains_nothing(
+    script: Script, on_text: list[str], tmp_path: Path
+) -> None:
+    result = script("sweep", *on_text, "evaluation.lengths=[16,1000000]", "output=out")
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "evaluation.lengths: given 1000000, but the validation split of text has" in errors[0]
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_a_failing_member_does_not_take_the_others_along(
+    script: Script, on_text: list[str], tmp_path: Path
+) -> None:
+    settings = [a for a in on_text if not a.startswith("optim.warmup")]
+    result = script("sweep", *settings, "optim.warmup_steps=0", "optim.lr=1e20,1e-3", "output=out")
+    assert result.returncode == 2
+    assert "training stopped before update" in result.stderr
+    with (tmp_path / "out" / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
+def test_benchmark(script: Script, on_text: list[str]) -> None:
+    result = script("benchmark", *on_text)
+    assert result.returncode == 0, result.stderr
+    assert "of the float32 matrix-multiply rate" in result.stdout
+
+
+def test_prepare(script: Script, on_text: list[str]) -> None:
+    result = script("prepare", *on_text)
+    assert result.returncode == 0, result.stderr
+    assert "bytes per token" in result.stdout
