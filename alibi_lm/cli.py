@@ -15,7 +15,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from alibi_lm.config import KINDS, Config, ConfigT, from_hydra, register_schemas
@@ -113,32 +113,44 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
     return message + (f"; {group}={' or '.join(elsewhere)} has it" if elsewhere else "")
 
 
-def _all_settings(kind: type[Any]) -> list[tuple[str, Any, Any]]:
-    """Every leaf setting, those of every kind of position, data and tokenizer included."""
-    settings = list(walk(kind()))
-    if kind is Config:
-        for group, (_, kinds) in KINDS.items():
-            for other in kinds.values():
-                settings += list(walk(other(), f"{group}."))
-    return settings
-
-
 def help_text(doc: str, kind: type[Any]) -> str:
     """The script's docstring, the choices of each group, and every setting with its meaning."""
     lines = [inspect.cleandoc(doc), ""]
     if kind is Config:
-        lines.append("choices (group=choice):")
-        for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
-            names = sorted(path.stem for path in folder.glob("*.yaml"))
-            lines.append(f"  {folder.name:<24} {', '.join(names)}")
-        lines.append("")
+        lines += ["choices (group=choice), defaults in brackets:", *_choices(), ""]
     lines.append("settings (key=value), with the defaults of their types; a choice may set others:")
-    seen = set()
-    for key, value, field in _all_settings(kind):
-        discriminator = any(key == f"{group}.{name}" for group, (name, _) in KINDS.items())
-        if key not in seen and not (discriminator and kind is Config):
-            shown = "null" if value is None else str(value).replace(" ", "")
-            lines.append(f"  {key + '=' + shown:<44} {field.metadata['meaning']}")
-        seen.add(key)
+    # What names the kind of a part is set by its choice.
+    chosen = {f"{group}.{name}" for group, (name, _) in KINDS.items()}
+    settings = [setting for setting in walk(kind()) if setting[0] not in chosen]
+    plain = [(key, value, field, "") for key, value, field in settings if "." not in key]
+    nested = [(key, value, field, "") for key, value, field in settings if "." in key]
+    for key, value, field, note in plain + nested + (_of_kinds() if kind is Config else []):
+        shown = "null" if value is None else str(value).replace(" ", "")
+        lines.append(f"  {key + '=' + shown:<44} {field.metadata['meaning']}{note}")
     lines += ["", "Hydra's own options (-m, --cfg job, --info, ...): --hydra-help"]
     return "\n".join(lines)
+
+
+def _choices() -> list[str]:
+    """A line for each folder of configs/, with its files."""
+    defaults: dict[str, Any] = {}
+    for entry in OmegaConf.load(CONFIGS / "config.yaml").defaults:
+        defaults |= entry if OmegaConf.is_dict(entry) else {}
+    lines = []
+    for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
+        names = sorted(path.stem for path in folder.glob("*.yaml"))
+        marked = [f"[{name}]" if name == defaults.get(folder.name) else name for name in names]
+        lines.append(f"  {folder.name:<12} {', '.join(marked)}")
+    return lines
+
+
+def _of_kinds() -> list[tuple[str, Any, dataclasses.Field[Any], str]]:
+    """The settings that only some kinds of position, data and tokenizer have."""
+    base = {key for key, _, _ in walk(Config())}
+    return [
+        (key, value, field, f"  ({group}={name})")
+        for group, (_, kinds) in KINDS.items()
+        for name, kind in kinds.items()
+        for key, value, field in walk(kind(), f"{group}.")
+        if key not in base
+    ]

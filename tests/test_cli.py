@@ -30,7 +30,7 @@ CASES = {
     "group": ("sweep", ["positon=alibi"], "setting 'positon' does not exist (did you mean posit"),
     "key": ("train", ["model.n_layer=3"], "setting 'model.n_layer' does not exist"),
     "plus key": ("sweep", ["+model.n_layer=3"], "setting 'model.n_layer' does not exist"),
-    "plus known key": ("train", ["+train_length=64"], "setting 'train_length' exists; set it without the +"),
+    "plus known key": ("train", ["+train_length=64"], "'train_length' exists; set it without"),
     "removed": ("train", ["~train_length"], "setting 'train_length' was removed"),
     "other scheme's key": ("train", ["position.theta=5"], "position=rotary has it"),
     "type": ("train", ["train_length=abc"], "train_length: Value 'abc' of type 'str' could not"),
