@@ -55,9 +55,9 @@ class OptimConfig:
     micro_batch_size: int | None = setting(
         None, "sequences per forward pass; null: all of an update's at once", at_least=1
     )
-    lr: float = setting(6e-3, "peak learning rate", above=0)
+    lr: float = setting(5e-3, "peak learning rate", above=0)
     min_lr: float = setting(1e-4, "learning rate at the end of the cosine", at_least=0)
-    warmup_steps: int = setting(50, "updates of linear warm-up", at_least=0)
+    warmup_steps: int = setting(125, "updates of linear warm-up", at_least=0)
     weight_decay: float = setting(0.1, "on matrices; not on norms, biases, positions", at_least=0)
     beta1: float = setting(0.9, "decay of the first moment", at_least=0, below=1)
     beta2: float = setting(0.95, "decay of the second moment", at_least=0, below=1)
