@@ -3,8 +3,8 @@
 Shapes, here and in the model: B sequences, T positions, H heads, K = head_dim, D = d_model,
 V = vocab_size. q, k and v are (B, H, T, K).
 
-No backend holds a bias of H x T x T. A bias comes in one of two compact forms, and its form
-decides how it is computed:
+A bias comes in one of two compact forms, and its form decides how it is computed; evaluation never
+holds a bias of H x T x T (in training, autograd keeps the blocks of a `Distance`):
 
 * `Separable` becomes extra coordinates of q and k, so that the fused causal kernel does the rest.
 * `Distance` is expanded for one block of queries at a time.
@@ -63,9 +63,10 @@ def _attend_separable(q: Tensor, k: Tensor, v: Tensor, bias: Separable) -> Tenso
     u, w = bias.u * math.sqrt(head_dim), bias.w
     if q.dtype != torch.float32:
         u, w = _exact_factors(u, w, q.dtype)
-    # Fused kernels want q, k and v of one width, and in 16 bits a multiple of 8.
+    # Fused kernels want q, k and v of one width, and but for float32 on a CPU a multiple of 8.
     width = head_dim + u.shape[-1]
-    width += -width % 8 if q.dtype != torch.float32 else 0
+    if q.dtype != torch.float32 or q.device.type != "cpu":
+        width += -width % 8
 
     def widen(x: Tensor, extra: Tensor) -> Tensor:
         zeros = width - head_dim - extra.shape[-1]

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
     MissingConfigException,
-    OverrideParseException,
 )
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from alibi_lm.config import KINDS, Config, ConfigT, from_hydra, register_schemas
-from alibi_lm.errors import UserError
+from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.settings import unknown, walk
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -37,10 +40,13 @@ def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[Config
     def composed(values: DictConfig) -> None:
         try:
             task(from_hydra(values, kind))
-        except Exception as error:  # raised below, where Hydra adds no lines of its own to it
-            failures.append(error)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            failures.append(error)  # raised below, where Hydra adds no lines of its own to it
 
     def run() -> None:
+        check_overrides(get_args_parser().parse_args().overrides)
         run_hydra(config_name, composed)
         if failures:
             raise failures[0]
@@ -54,6 +60,28 @@ def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[Config
 def wants_help() -> bool:
     """Whether the command line asks what the script does."""
     return bool({"-h", "--help"} & set(sys.argv[1:]))
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Refuse what Hydra would read in another way than its user: see each message."""
+    parser = OverridesParser.create()
+    problems = []
+    for given in overrides:
+        try:
+            override = parser.parse_override(given)
+        except HydraException:
+            problems.append(
+                f"cannot read '{given}'; write key=value, lists as 'key=[a,b]', and in quotes what "
+                "holds more than letters, digits and / - . * ?, as in 'data.train=[\"my books/*\"]'"
+            )
+            continue
+        names = sorted(path.stem for path in (CONFIGS / override.key_or_group).glob("*.yaml"))
+        if override.is_delete():
+            problems.append(f"'{given}' removes a setting, but every setting needs a value")
+        elif names and override.value() is None and override.key_or_group != "experiment":
+            problems.append(unknown(override.key_or_group, "null", names))
+    if problems:
+        raise SettingsError(problems)
 
 
 def run_hydra(config_name: str, task: Callable[[DictConfig], None]) -> None:
@@ -84,13 +112,12 @@ def explain(error: Exception, kind: type[Any]) -> str | None:
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return unknown(group, name, list(error.options or []))
-    if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}'; write key=value, and lists as 'key=[a,b]'"
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
         return _explain_setting(error, cause or error, kind)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"cannot use {error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename if error.filename is not None else "a file"
+        return f"cannot use {where}: {error.strerror}"
     return None
 
 

@@ -115,7 +115,7 @@ class Config:
     optim: OptimConfig = setting(OptimConfig, "the training recipe")
     evaluation: EvaluationConfig = setting(EvaluationConfig, "the evaluation")
     train_length: int = setting(64, "tokens per training sequence (L in the paper)", at_least=1)
-    seed: int = setting(0, "decides initial weights, batches and dropout", at_least=0)
+    seed: int = setting(0, "decides initial weights, batches and dropout", at_least=0, below=2**32)
     dtype: str = setting("float32", "bfloat16: matrix products under autocast", choices=DTYPES)
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
     output: str = setting("outputs", "folder for runs and for what a sweep writes")
@@ -125,8 +125,11 @@ class Config:
     def problems(self) -> list[str]:
         """Everything that cannot be, of each part and between parts."""
         problems = out_of_bounds(self)
-        for part in (self.model, self.data, self.optim, self.evaluation):
+        for part in (self.model, self.data, self.tokenizer, self.optim, self.evaluation):
             problems += part.problems()
+        for key, value in (("output", self.output), ("cache", self.cache)):
+            if not value:
+                problems.append(f"{key}: given '', but it must name a folder")
         if not problems:
             problems += self.position.problems(self.model) + self._batch_problems()
         return problems
@@ -200,9 +203,9 @@ def from_hydra(composed: DictConfig, kind: type[ConfigT]) -> ConfigT:
     composed = composed.copy()
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra", None)
-    # `+key=value` and `~key` get past Hydra's own check, so the keys are compared here.
-    if problems := _wrong_keys(composed, kind):
-        raise SettingsError(problems)
+    # `+key=value` gets a key past Hydra's own check, so the keys are compared here.
+    if surplus := _surplus(composed, kind):
+        raise SettingsError(surplus)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, kind)
     if problems := config.problems():
@@ -210,20 +213,16 @@ def from_hydra(composed: DictConfig, kind: type[ConfigT]) -> ConfigT:
     return config
 
 
-def _wrong_keys(composed: DictConfig, kind: type[Any], prefix: str = "") -> list[str]:
+def _surplus(composed: DictConfig, kind: type[Any], prefix: str = "") -> list[str]:
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    problems = [
-        f"setting '{prefix}{name}' was removed, but every setting needs a value"
-        for name in fields
-        if name not in composed
-    ]
+    problems = []
     for key in composed:
         if key not in fields:
             problems.append(unknown("setting", prefix + str(key), [prefix + f for f in fields]))
         elif OmegaConf.is_dict(composed[key]):
             inner = OmegaConf.get_type(composed[key])
             if dataclasses.is_dataclass(inner):
-                problems += _wrong_keys(composed[key], inner, f"{prefix}{key}.")
+                problems += _surplus(composed[key], inner, f"{prefix}{key}.")
     return problems
 
 

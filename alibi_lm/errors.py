@@ -11,3 +11,6 @@ class SettingsError(UserError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+    def __reduce__(self) -> tuple[type["SettingsError"], tuple[list[str]]]:
+        return type(self), (self.problems,)  # worker processes send their errors home

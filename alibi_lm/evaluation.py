@@ -122,7 +122,7 @@ def wanted_rows(evaluation: EvaluationConfig) -> list[tuple[int, str, int, str]]
     wanted: dict[tuple[int, str, int, str], None] = {}
     for length in evaluation.lengths:
         stride = evaluation.stride or length
-        protocol = "nonoverlapping" if stride == length else "sliding"
+        protocol = "nonoverlapping" if evaluation.stride is None else "sliding"
         wanted[length, protocol, stride, evaluation.split] = None
     return list(wanted)
 

@@ -5,9 +5,10 @@ evaluation length. A table or panel shows one such group; seeds are averaged (th
 with the range over seeds as a band).
 """
 
+import io
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ COLOURS = {
 }
 MARKERS = {"none": "v", "sinusoidal": "o", "rotary": "s", "t5": "D", "alibi": "^"}
 LINE_STYLES = ("-", "--", ":", "-.")
+PANELS_IN_A_ROW = 3
 LOG_SCALE_FROM = 3.0  # ratio of largest to smallest perplexity
 
 
@@ -47,8 +49,7 @@ class Comparison:
     split: str
     tokenizer: str
     protocol: str
-    recipe: str
-    data_hash: str
+    recipe: str  # stands for all other settings, the text included
 
     @property
     def title(self) -> str:
@@ -58,7 +59,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Curve:
-    """One scheme at one training length: by evaluation length, the perplexity of each seed."""
+    """One scheme at one training length: by evaluation length, the perplexities of its seeds."""
 
     position: str
     train_length: int
@@ -77,7 +78,7 @@ class Curve:
 
 def comparisons(rows: Sequence[Row]) -> dict[Comparison, list[Curve]]:
     """The rows in comparable groups, each as curves in the order of their first appearance."""
-    points: dict[Comparison, dict[tuple[str, int], dict[int, list[float]]]] = {}
+    points: dict[Comparison, dict[tuple[str, int], dict[int, dict[int, float]]]] = {}
     for row in rows:
         sliding = f"sliding, stride {row.stride}"
         group = Comparison(
@@ -86,14 +87,13 @@ def comparisons(rows: Sequence[Row]) -> dict[Comparison, list[Curve]]:
             row.tokenizer,
             "nonoverlapping" if row.protocol == "nonoverlapping" else sliding,
             row.recipe,
-            row.data_hash,
         )
         curves = points.setdefault(group, {})
-        curve = curves.setdefault((row.position, row.train_length), defaultdict(list))
-        curve[row.eval_length].append(row.ppl)
+        curve = curves.setdefault((row.position, row.train_length), defaultdict(dict))
+        curve[row.eval_length][row.seed] = row.ppl  # a later row replaces an earlier one
     return {
         group: [
-            Curve(position, length, dict(sorted(by_length.items())))
+            Curve(position, length, {at: [*by_length[at].values()] for at in sorted(by_length)})
             for (position, length), by_length in curves.items()
         ]
         for group, curves in points.items()
@@ -102,10 +102,20 @@ def comparisons(rows: Sequence[Row]) -> dict[Comparison, list[Curve]]:
 
 def table(rows: Sequence[Row]) -> str:
     """Perplexity per token, schemes by lengths, in Markdown; a table for each comparison."""
+    groups = comparisons(rows)
     return "\n\n".join(
-        f"Perplexity per token; {group.title}{_seeds_note(curves)}\n\n{_table(curves)}"
-        for group, curves in comparisons(rows).items()
+        f"Perplexity per token; {heading}{_seeds_note(groups[group])}\n\n{_table(groups[group])}"
+        for group, heading in headings(groups).items()
     )
+
+
+def headings(groups: Iterable[Comparison]) -> dict[Comparison, str]:
+    """The title of each comparison, with its recipe where titles alone do not tell them apart."""
+    shared = Counter(group.title for group in groups)
+    return {
+        group: group.title + (f", recipe {group.recipe}" if shared[group.title] > 1 else "")
+        for group in groups
+    }
 
 
 def _seeds_note(curves: list[Curve]) -> str:
@@ -152,17 +162,21 @@ def figure(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     groups = comparisons(rows)
-    fig = Figure(figsize=(6.0 * len(groups), 3.8), layout="constrained")
+    n_columns = min(len(groups), PANELS_IN_A_ROW)
+    n_rows = -(-len(groups) // n_columns)
+    fig = Figure(figsize=(6.0 * n_columns, 3.8 * n_rows), layout="constrained")
     FigureCanvasAgg(fig)
-    panels = fig.subplots(1, len(groups), squeeze=False)[0]
-    for axes, (group, curves) in zip(panels, groups.items(), strict=True):
-        _panel(axes, group, curves)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    fig.savefig(partial, dpi=200)
-    partial.replace(path)
+    panels = fig.subplots(n_rows, n_columns, squeeze=False).flatten()
+    for axes, (group, heading) in zip(panels, headings(groups).items(), strict=False):
+        _panel(axes, heading, groups[group])
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    image = io.BytesIO()
+    fig.savefig(image, format=path.suffix[1:], dpi=200)
+    write_atomically(path, image.getvalue())
 
 
-def _panel(axes: "Axes", group: Comparison, curves: list[Curve]) -> None:
+def _panel(axes: "Axes", heading: str, curves: list[Curve]) -> None:
     train_lengths = sorted({curve.train_length for curve in curves})
     lengths = sorted({length for curve in curves for length in curve.points})
     n_seeds = max(len(seeds) for curve in curves for seeds in curve.points.values())
@@ -197,7 +211,7 @@ def _panel(axes: "Axes", group: Comparison, curves: list[Curve]) -> None:
             va="top",
         )
     seeds_note = f"; mean and range of {n_seeds} seeds" if n_seeds > 1 else ""
-    axes.set_title(group.title + seeds_note, fontsize=9, color="0.3")
+    axes.set_title(heading + seeds_note, fontsize=9, color="0.3")
     axes.set_xlabel("Evaluation length (tokens)")
     axes.set_ylabel("Perplexity per token")
     axes.grid(axis="y", color="0.9", linewidth=0.8)
@@ -212,10 +226,10 @@ def _name_curves(axes: "Axes", curves: list[Curve], with_length: bool) -> None:
     gap = 0.062  # of the axes' height: a line of text
     ends = []
     for curve in curves:
-        last = max(curve.points)
-        mean = curve.mean(last)
-        if mean is not None and math.isfinite(mean):
-            ends.append((float(to_axes.transform((last, mean))[1]), curve))
+        means = [(at, sum(seeds) / len(seeds)) for at, seeds in curve.points.items()]
+        finite = [point for point in means if math.isfinite(point[1])]
+        if finite:
+            ends.append((float(to_axes.transform(finite[-1])[1]), curve))
     place = -math.inf
     for height, curve in sorted(ends, key=lambda end: end[0]):
         place = max(height, place + gap)

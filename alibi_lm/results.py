@@ -81,12 +81,11 @@ def read_rows(path: Path) -> list[Row]:
     path = path / "results.jsonl" if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    try:
         if path.suffix == ".csv":
             return [_from_csv(values) for values in csv.DictReader(io.StringIO(text))]
         return [Row(**json.loads(line)) for line in text.splitlines()]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} does not hold rows of results: {error}") from error
 

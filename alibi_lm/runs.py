@@ -26,6 +26,7 @@ from alibi_lm.results import Row, read_rows, write_jsonl
 
 # Settings that say where and how things are done, not what is trained.
 CIRCUMSTANCES = ("evaluation", "device", "output", "cache", "run", "data", "tokenizer")
+OTHER_FOLDER = "choose another name (run=NAME) or remove the folder"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def recipe(config: Config, data: TokenizedCorpus) -> str:
     shared = identity(config, data)
     for key in ("train_length", "seed"):
         del shared[key]
+    del shared["optim"]["micro_batch_size"]  # how an update is computed, not which
     defaults = asdict(type(config.position)())
     shared["position"] = {k: v for k, v in shared["position"].items() if v != defaults[k]}
     return _digest(shared)
@@ -102,15 +104,22 @@ def find_run(config: Config, data: TokenizedCorpus) -> Run:
     return Run(Path(config.output) / "runs" / (config.run or run_name(config, data)), config)
 
 
+def check_identity(config: Config, data: TokenizedCorpus) -> None:
+    """Refuse settings whose run folder holds another run."""
+    run = find_run(config, data)
+    if (run.path / "manifest.json").exists():
+        there = _read_manifest(run.path).get("identity", {})
+        _compare(run.path, there, identity(config, data), OTHER_FOLDER)
+
+
 def open_run(config: Config, data: TokenizedCorpus) -> Run:
     """The run of these settings: a new folder, or the one that is there if it is the same run."""
     run = find_run(config, data)
     path, wanted = run.path, identity(config, data)
     path.mkdir(parents=True, exist_ok=True)
     with run.lock():
-        if (path / "manifest.json").exists():
-            _compare(path, _read_manifest(path).get("identity", {}), wanted)
-        else:
+        check_identity(config, data)
+        if not (path / "manifest.json").exists():
             write_atomically(path / "config.yaml", OmegaConf.to_yaml(to_dict(config)))
             write_atomically(
                 path / "manifest.json", json.dumps({"identity": wanted}, indent=2) + "\n"
@@ -128,9 +137,10 @@ def load_run(path: Path) -> Run:
     file = path / "config.yaml"
     try:
         values = OmegaConf.to_container(OmegaConf.load(file))
-        assert isinstance(values, dict)
+        if not isinstance(values, dict):
+            raise UserError("it holds no settings")
         config = from_dict({str(key): value for key, value in values.items()})
-    except (OSError, AssertionError, YAMLError, OmegaConfBaseException, UserError) as error:
+    except (OSError, YAMLError, OmegaConfBaseException, UserError) as error:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     run = Run(path, config)
     if not run.is_trained:
@@ -142,20 +152,23 @@ def load_run(path: Path) -> Run:
 
 def check_data(run: Run, data: TokenizedCorpus) -> None:
     """Refuse a run whose settings or text are not those that it was trained with."""
-    _compare(run.path, run.manifest().get("identity", {}), identity(run.config, data))
+    _compare(
+        run.path,
+        run.manifest().get("identity", {}),
+        identity(run.config, data),
+        "restore its config.yaml and the text that it was trained on, or train anew",
+    )
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     try:
-        manifest = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged: {error}") from error
-    assert isinstance(manifest, dict)
-    return manifest
 
 
-def _compare(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+def _compare(path: Path, there: dict[str, Any], here: dict[str, Any], advice: str) -> None:
     there, here = _flat(there), _flat(here)
     differences = [
         f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
@@ -164,8 +177,7 @@ def _compare(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     ]
     if differences:
         raise UserError(
-            f"run folder {path} was trained with other settings: {'; '.join(differences)}; "
-            "choose another name (run=NAME) or remove the folder"
+            f"run folder {path} was trained with other settings: {'; '.join(differences)}; {advice}"
         )
 
 

@@ -6,6 +6,7 @@ nothing. Which launcher runs the members is Hydra's business.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -14,15 +15,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from alibi_lm.cli import CONFIGS, help_text, run_cleanly, run_hydra, wants_help
+from alibi_lm.cli import (
+    CONFIGS,
+    check_overrides,
+    help_text,
+    run_cleanly,
+    run_hydra,
+    wants_help,
+)
 from alibi_lm.config import Config, from_hydra, register_schemas
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
-from alibi_lm.errors import SettingsError
+from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.evaluation import check_lengths, evaluate_run, wanted_rows
 from alibi_lm.progress import say
 from alibi_lm.report import table, write_report
-from alibi_lm.runs import find_run
-from alibi_lm.runtime import resolve_device
+from alibi_lm.runs import check_identity, find_run, identity
 from alibi_lm.training import check_length, train_run
 
 
@@ -40,6 +47,7 @@ def sweep(arguments: list[str]) -> None:
     if options.cfg or options.info or options.hydra_help:
         run_hydra("config", lambda values: None)  # Hydra prints what is asked for and runs nothing
         return
+    check_overrides(options.overrides)
     members = plan(options.overrides)
     say(f"{len(members)} {'run' if len(members) == 1 else 'runs'}")
     check_members(members)
@@ -82,11 +90,18 @@ def check_members(members: list[Config]) -> None:
     """See that outputs can be written, tokenize what is not yet tokenized, check every length."""
     for output in {config.output for config in members}:
         (Path(output) / "runs").mkdir(parents=True, exist_ok=True)
+    identities: dict[Path, dict[str, Any]] = {}
     for config in members:
-        resolve_device(config.device)
         data = _prepared(config)
         check_length(config, data)
         check_lengths(config.evaluation, data)
+        check_identity(config, data)
+        wanted = identity(config, data)
+        if identities.setdefault(find_run(config, data).path, wanted) != wanted:
+            raise UserError(
+                f"run: given {config.run}, but the sweep's runs differ and need a folder each; "
+                "leave run=NAME to single runs"
+            )
 
 
 def run_member(config: Config, label: str = "") -> None:
@@ -100,8 +115,12 @@ def report(members: list[Config]) -> None:
     """Print the table of all members' rows and write the report into the output folder."""
     rows = []
     for config in members:
-        there = {row.what: row for row in find_run(config, _prepared(config)).rows()}
-        rows += [there[what] for what in wanted_rows(config.evaluation) if what in there]
+        run = find_run(config, _prepared(config))
+        there = {row.what: row for row in run.rows()}
+        wanted = wanted_rows(config.evaluation)
+        rows += [there[what] for what in wanted if what in there]
+        if not there.keys() >= set(wanted):
+            say(f"not complete: {run.path}")
     if rows:
         paths = write_report(rows, Path(members[0].output))
         say("\n" + table(rows) + "\n")

@@ -26,8 +26,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def report() -> None:
-        rows = [row for source in arguments.sources for row in read_rows(source)]
-        paths = write_report(list(dict.fromkeys(rows)), arguments.output)
+        read = [row for source in arguments.sources for row in read_rows(source)]
+        rows = list(dict.fromkeys(read))  # a run folder and its sweep's CSV hold the same rows
+        paths = write_report(rows, arguments.output)
         say(table(rows))
         say("written: " + ", ".join(map(str, paths)))
 

@@ -31,7 +31,10 @@ CASES = {
     "key": ("train", ["model.n_layer=3"], "setting 'model.n_layer' does not exist"),
     "plus key": ("sweep", ["+model.n_layer=3"], "setting 'model.n_layer' does not exist"),
     "plus known key": ("train", ["+train_length=64"], "'train_length' exists; set it without"),
-    "removed": ("train", ["~train_length"], "setting 'train_length' was removed"),
+    "removed": ("train", ["~train_length"], "'~train_length' removes a setting"),
+    "removed group": ("sweep", ["~position"], "'~position' removes a setting"),
+    "no choice": ("sweep", ["position=null"], "position 'null' does not exist"),
+    "quotes": ("sweep", ["data.train=[a (1).txt]"], "and in quotes what holds more than letters"),
     "other scheme's key": ("train", ["position.theta=5"], "position=rotary has it"),
     "type": ("train", ["train_length=abc"], "train_length: Value 'abc' of type 'str' could not"),
     "list": ("train", ["evaluation.lengths=64"], "evaluation.lengths: "),
@@ -53,6 +56,7 @@ CASES = {
     "no run": ("evaluate", [], "run: not given"),
     "gone run": ("evaluate", ["run=gone"], "run: gone is no run folder"),
     "evaluate key": ("evaluate", ["run=x", "evaluation.length=4"], "evaluation.lengths?)"),
+    "picture": ("report", ["picture.png"], "picture.png does not hold rows"),
     "no rows": ("report", ["gone.csv"], "cannot read gone.csv"),
     "output": ("sweep", ["output=file/below"], "cannot use file/below"),
     "cache": ("prepare", ["cache=file/below"], "cannot use file/below"),
@@ -70,6 +74,7 @@ def test_bad_input(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff")
     name, arguments, message = CASES[case]
     assert run(name, *arguments, monkeypatch=monkeypatch) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -77,7 +82,7 @@ def test_bad_input(
     assert message in lines[0]
     assert len(lines) <= 2
     # Nothing is trained and no folder is made.
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "picture.png"}
 
 
 @pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "prepare", "report", "benchmark"])

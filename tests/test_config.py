@@ -24,7 +24,7 @@ from alibi_lm.positions import SCHEMES
 # What a choice needs beside itself to be a whole configuration.
 ALSO = {
     "data/text": ["data.train=[a]", "data.held_out=0.1"],
-    "tokenizer/file": ["tokenizer.path=t"],
+    "tokenizer/file": [f"tokenizer.path={Path(__file__)}"],
 }
 
 
@@ -89,7 +89,8 @@ def test_every_problem_is_told_at_once() -> None:
         (["optim.min_lr=1"], "optim.min_lr: given 1.0, but it must be at most optim.lr"),
         (["+foo=1"], "setting 'foo' does not exist"),
         (["+model.n_layer=1"], "(did you mean model.n_layers?)"),
-        (["~seed"], "setting 'seed' was removed"),
+        (["output="], "output: given '', but it must name a folder"),
+        (["seed=4294967296"], "seed: given 4294967296, but it must be below 4294967296"),
         (["position=rotary", "model.d_model=6", "model.n_heads=2"], "needs an even head size"),
         (["position=sinusoidal", "model.d_model=5", "model.n_heads=1"], "needs an even width"),
         (["position=t5", "position.num_buckets=7"], "the buckets must be even in number"),

@@ -103,9 +103,10 @@ def test_perplexity_beyond_floats_is_infinite() -> None:
 
 def test_wanted_rows_name_the_protocol() -> None:
     assert wanted_rows(EvaluationConfig(lengths=[8, 16, 8], stride=8)) == [
-        (8, "nonoverlapping", 8, "validation"),
+        (8, "sliding", 8, "validation"),
         (16, "sliding", 8, "validation"),
     ]
+    assert wanted_rows(EvaluationConfig(lengths=[8, 8])) == [(8, "nonoverlapping", 8, "validation")]
 
 
 @pytest.mark.parametrize("position", ["t5", "rotary"])

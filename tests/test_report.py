@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from samples import ROW
 
 from alibi_lm.errors import UserError
-from alibi_lm.report import comparisons, figure, table, write_report
+from alibi_lm.report import comparisons, figure, headings, table, write_report
 from alibi_lm.results import Row, read_rows
 
 
@@ -55,10 +55,13 @@ def test_only_comparable_rows_meet() -> None:
         *rows(protocol="sliding", stride=8),
         *rows(recipe="other"),
         *rows(train_length=128),
+        *rows(seconds=9.0),  # the same measurements again
     ]
     groups = comparisons(mixed)
     assert len(groups) == 4
     assert sorted(len(curves) for curves in groups.values()) == [2, 2, 2, 4]
+    assert all(len(c.points[64]) == 2 for curves in groups.values() for c in curves)
+    assert len(set(headings(groups).values())) == 4
 
 
 @pytest.mark.parametrize("case", ["one", "many", "broken"])

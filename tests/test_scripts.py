@@ -57,6 +57,7 @@ def test_train_then_evaluate_then_report(
     reported = script("report", str(folder), str(folder / "results.jsonl"), "--output", "report")
     assert reported.returncode == 0, reported.stderr
     assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 1 + 2
+    assert (tmp_path / "report" / "table.md").read_text().strip() in reported.stdout
 
     other = script("train", *on_text, "position=alibi", "output=out", "run=mine")
     assert other.returncode == 2
@@ -75,6 +76,15 @@ def test_a_length_beyond_the_split_trains_nothing(
     assert not list((tmp_path / "out").rglob("*.*"))
 
 
+def test_different_runs_in_one_named_folder_are_refused_before_training(
+    script: Script, on_text: list[str], tmp_path: Path
+) -> None:
+    result = script("sweep", *on_text, "position=alibi,t5", "run=mine", "output=out")
+    assert result.returncode == 2
+    assert "error: run: given mine, but the sweep's runs differ" in result.stderr
+    assert not list((tmp_path / "out" / "runs").iterdir())
+
+
 def test_a_failing_member_does_not_take_the_others_along(
     script: Script, on_text: list[str], tmp_path: Path
 ) -> None:
@@ -82,6 +92,7 @@ def test_a_failing_member_does_not_take_the_others_along(
     result = script("sweep", *settings, "optim.warmup_steps=0", "optim.lr=1e20,1e-3", "output=out")
     assert result.returncode == 2
     assert "training stopped before update" in result.stderr
+    assert result.stdout.count("not complete: ") == 1
     with (tmp_path / "out" / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
 

@@ -1,6 +1,7 @@
 """A corpus of the user's own text files: one document a file, UTF-8."""
 
 import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,12 @@ def cut_at_line(text: str, held_out: float, path: Path) -> tuple[str, str]:
 def _expand(split: str, given: list[str], problems: list[str]) -> list[Path]:
     """The files that names and globs stand for, sorted, each read once to be sure of it."""
     paths: set[Path] = set()
-    for pattern in given:
+    for pattern in map(os.path.expanduser, given):
         names = glob.glob(pattern, recursive=True) or glob.glob(glob.escape(pattern))
         found = [Path(name) for name in names if Path(name).is_file()]
         if not found:
-            problems.append(f"data.{split}: {pattern} matches no file")
+            only = f"is a folder; give {pattern}/*" if Path(pattern).is_dir() else "matches no file"
+            problems.append(f"data.{split}: {pattern} {only}")
         paths.update(found)
     for path in sorted(paths):
         try:

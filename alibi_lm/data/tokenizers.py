@@ -31,6 +31,10 @@ class TokenizerConfig:
 
     name: str = setting("bytes", "the kind of tokenizer", choices=("bytes",))
 
+    def problems(self) -> list[str]:
+        """One line for each combination of settings that cannot be."""
+        return []
+
     def fingerprint(self) -> str:
         """What, besides the settings, decides the tokens."""
         return ""
@@ -92,6 +96,13 @@ class FileConfig(TokenizerConfig):
         None, f"its end-of-text token; null: the first it has of {', '.join(END_NAMES)}"
     )
 
+    def problems(self) -> list[str]:
+        """There must be a file."""
+        if not Path(self.path).is_file():
+            given = f"given '{self.path}', which is no file" if self.path else "not given"
+            return [f"tokenizer.path: {given}; tokenizer=file needs a tokenizer.json"]
+        return []
+
     def fingerprint(self) -> str:
         """The file's content."""
         return hashlib.sha256(_read_bytes(self.path)).hexdigest()
@@ -149,14 +160,16 @@ def read_file(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
     assert isinstance(config, FileConfig)
     content = _read_bytes(config.path)
     try:
-        return Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exceptions
         raise UserError(f"tokenizer.path: {config.path} is no tokenizer.json: {error}") from error
+    # Files made for fixed input sizes would drop text or invent tokens.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _read_bytes(path: str) -> bytes:
-    if not path:
-        raise UserError("tokenizer.path: not given; tokenizer=file needs tokenizer.path=FILE")
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -176,6 +189,11 @@ TOKENIZERS: dict[
 def build_tokenizer(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
     """The tokenizer that the configuration names, learned from `text` where it learns."""
     return TOKENIZERS[config.name][1](config, text)
+
+
+def count_ids(tokenizer: Tokenizer) -> int:
+    """One more than the largest token number: numbers of a user's tokenizer may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def end_id(tokenizer: Tokenizer, name: str | None) -> int:

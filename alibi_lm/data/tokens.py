@@ -10,6 +10,7 @@ exists is complete. A lock lets several runs start at once.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from alibi_lm.data.sources import load_corpus
 from alibi_lm.data.tokenizers import (
     TokenizerConfig,
     build_tokenizer,
+    count_ids,
     encode,
     end_id,
     pieces,
@@ -127,7 +129,7 @@ def _build(
         tokenizer = build_tokenizer(config, _text_to_learn_from(corpus, counts, config))
         tokenizer.save(str(partial / "tokenizer.json"))
         end = end_id(tokenizer, config.end_token())
-        vocab_size = tokenizer.get_vocab_size()
+        vocab_size = count_ids(tokenizer)
         dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
         for split, documents in corpus.splits.items():
             stream = [np.array([end], dtype)]
@@ -135,7 +137,10 @@ def _build(
                 for ids, size in encode(tokenizer, documents(), end, config.ends_lines):
                     stream.append(ids.astype(dtype))
                     progress.update(size)
-            np.save(partial / f"{split}.npy", np.concatenate(stream))
+            with (partial / f"{split}.npy").open("wb") as file:
+                np.save(file, np.concatenate(stream))
+                file.flush()
+                os.fsync(file.fileno())
         manifest = {
             "name": corpus.name,
             "hash": _hash([asdict(count) for count in counts.values()]),

@@ -87,16 +87,23 @@ def _from_parquet(folder: Path, edition: str) -> Any:
             f"data.edition is {edition}"
         )
     try:
-        return datasets.load_dataset("parquet", data_files=files)
+        loaded = datasets.load_dataset("parquet", data_files=files)
     except Exception as error:
         raise UserError(f"data.path: cannot read the parquet files in {home}: {error}") from error
+    for split, rows in loaded.items():
+        if "text" not in rows.column_names:
+            raise UserError(
+                f"data.path: the {split} files in {home} have no column 'text', only "
+                f"{', '.join(rows.column_names)}"
+            )
+    return loaded
 
 
 def _splits_of(loaded: Any) -> dict[str, Documents]:
     """The rows are lines; joined again they are the one document of each split."""
 
     def join(rows: Any) -> Iterator[str]:
-        # An empty row is an empty line of the original, and counts as a line.
-        yield "".join(row if row.endswith("\n") else row + "\n" for row in rows["text"])
+        # An empty row stands for a line with a single blank in the original.
+        yield "".join(row if row.endswith("\n") else (row or " ") + "\n" for row in rows["text"])
 
     return {split: partial(join, loaded[split]) for split in SPLITS if split in loaded}

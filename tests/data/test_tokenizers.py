@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from alibi_lm.data import tokenizers as module
 from alibi_lm.data.corpus import count_words
@@ -14,6 +14,7 @@ from alibi_lm.data.tokenizers import (
     TokenizerConfig,
     WordsConfig,
     build_tokenizer,
+    count_ids,
     encode,
     end_id,
     pieces,
@@ -91,15 +92,33 @@ def test_file_round_trip(tmp_path: Path) -> None:
     assert end_id(trained, config.end_token()) == 0
 
 
+def test_a_files_truncation_padding_and_gaps_do_no_harm(tmp_path: Path) -> None:
+    trained = build_tokenizer(BpeConfig(vocab_size=280), [SAMPLE])
+    whole = ids(trained, [SAMPLE])
+    trained.enable_truncation(4)
+    trained.enable_padding(length=500)
+    trained.save(str(tmp_path / "tokenizer.json"))
+    read = build_tokenizer(FileConfig(path=str(tmp_path / "tokenizer.json")), [])
+    assert ids(read, [SAMPLE]) == whole
+
+    vocab = {"</s>": 0, "<unk>": 1, "the": 70_000}
+    gaps = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    gaps.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert count_ids(gaps) == 70_001
+    assert ids(gaps, ["the"]) == [70_000, 0]
+
+
 def test_files_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{}")
     for path, message in [
-        ("", "not given"),
         (str(tmp_path / "gone.json"), "cannot read"),
         (str(tmp_path / "bad.json"), r"is no tokenizer\.json"),
     ]:
         with pytest.raises(UserError, match=message):
             build_tokenizer(FileConfig(path=path), [])
+    assert "not given" in FileConfig().problems()[0]
+    assert "gone.json" in FileConfig(path=str(tmp_path / "gone.json")).problems()[0]
+    assert not FileConfig(path=str(tmp_path / "bad.json")).problems()
     with pytest.raises(UserError, match="does not exist"):
         end_id(build_tokenizer(TokenizerConfig(), []), "<stop>")
 

@@ -44,7 +44,7 @@ def test_original_files_and_hub_layout_give_the_same_tokens(tmp_path: Path) -> N
             "validation": WORDS,
             "test": WORDS,
         }
-        streams.append(data.split("train").stream.tolist())
+        streams.append((data.hash, data.split("train").stream.tolist()))
     assert streams[0] == streams[1] == streams[2]
 
 
@@ -67,6 +67,14 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     (repository / "wikitext-103-v1" / "test-00000-of-00001.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match="cannot read the parquet files"):
         load_wikitext(WikitextConfig(path=str(repository)))
+
+
+def test_parquet_of_something_else(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        table = datasets.Dataset.from_dict({"content": ["a"]})
+        table.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(UserError, match="have no column 'text', only content"):
+        load_wikitext(WikitextConfig(path=str(tmp_path)))
 
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
