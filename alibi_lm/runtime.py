@@ -34,9 +34,10 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
 def keep_freed_memory() -> None:
     """Let the C library keep large blocks that are freed, rather than return them to the system.
 
-    Every training step allocates and frees the same activations. By default glibc maps each large
-    block anew and the kernel clears its pages again and again: the step of the tiny model takes
-    1.4 times as long. Has no effect where the C library is not glibc.
+    Every step allocates and frees the same tensors. Blocks of 32 MiB and more (the logits, mostly)
+    glibc maps anew each time, and the kernel clears their pages again and again: a step of the tiny
+    model over 4,096 tokens and a vocabulary of 2,048 then takes 1.2 times as long. Has no effect
+    where the C library is not glibc.
     """
     if sys.platform != "linux":
         return
