@@ -46,7 +46,8 @@ def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[Config
             failures.append(error)  # raised below, where Hydra adds no lines of its own to it
 
     def run() -> None:
-        check_overrides(get_args_parser().parse_args().overrides)
+        arguments = get_args_parser().parse_args()
+        check_overrides(arguments.overrides, may_sweep=arguments.multirun)
         run_hydra(config_name, composed)
         if failures:
             raise failures[0]
@@ -62,7 +63,7 @@ def wants_help() -> bool:
     return bool({"-h", "--help"} & set(sys.argv[1:]))
 
 
-def check_overrides(overrides: list[str]) -> None:
+def check_overrides(overrides: list[str], may_sweep: bool) -> None:
     """Refuse what Hydra would read in another way than its user: see each message."""
     parser = OverridesParser.create()
     problems = []
@@ -74,6 +75,9 @@ def check_overrides(overrides: list[str]) -> None:
                 f"cannot read '{given}'; write key=value, lists as 'key=[a,b]', and in quotes what "
                 "holds more than letters, digits and / - . * ?, as in 'data.train=[\"my books/*\"]'"
             )
+            continue
+        if override.is_sweep_override() and not may_sweep:
+            problems.append(f"'{given}' names several runs; use scripts/sweep.py, or add -m")
             continue
         names = sorted(path.stem for path in (CONFIGS / override.key_or_group).glob("*.yaml"))
         if override.is_delete():
@@ -129,15 +133,18 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
         return f"setting {first_line.rpartition(' ')[2].rstrip('.')} exists; set it without the +"
     if not key:
         return " ".join(str(error).split())
+    if "is not a ListConfig" in first_line:
+        return f"{key}: given one value, but it must be a list, '{key}=[a,b]'"
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return f"{key}: {first_line}"
     group, dot, name = key.rpartition(".")
     owner = getattr(cause, "object_type", None)
     owner = owner if dataclasses.is_dataclass(owner) else kind
-    message = unknown("setting", key, [group + dot + f.name for f in dataclasses.fields(owner)])
     choices = KINDS[group][1] if group in KINDS else {}
     elsewhere = [c for c, k in choices.items() if name in {f.name for f in dataclasses.fields(k)}]
-    return message + (f"; {group}={' or '.join(elsewhere)} has it" if elsewhere else "")
+    if elsewhere:
+        return f"setting '{key}' does not exist here; only {group}={' or '.join(elsewhere)} has it"
+    return unknown("setting", key, [group + dot + f.name for f in dataclasses.fields(owner)])
 
 
 def help_text(doc: str, kind: type[Any]) -> str:

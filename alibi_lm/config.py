@@ -167,7 +167,7 @@ class EvaluateConfig:
     run: str = setting("", "folder of the trained run")
     evaluation: EvaluationConfig = setting(EvaluationConfig, "the evaluation")
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
-    cache: str = setting("outputs/cache", "folder for token files, shared by runs")
+    cache: str | None = setting(None, "folder for token files; null: that of the run")
 
     def problems(self) -> list[str]:
         """Everything that cannot be."""

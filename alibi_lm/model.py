@@ -103,13 +103,14 @@ class Decoder(nn.Module):
         """
         for name, parameter in self.named_parameters():
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-            if name.endswith("bias"):
+            if name.startswith("position."):
+                self.position.initialize(name.removeprefix("position."), parameter, generator)
+            elif name.endswith("bias"):
                 parameter.zero_()
             elif "norm" in name:
                 parameter.fill_(1.0)
-            elif "embedding" in name or "relative_attention_bias" in name:
-                std = self.embedding.embedding_dim**-0.5  # T5's own choice for its table, too
-                parameter.normal_(0, std, generator=generator)
+            elif name == "embedding.weight":
+                parameter.normal_(0, self.embedding.embedding_dim**-0.5, generator=generator)
             else:
                 nn.init.xavier_uniform_(parameter, generator=generator)
 

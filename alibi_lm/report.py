@@ -7,6 +7,7 @@ with the range over seeds as a band).
 
 import io
 import math
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ COLOURS = {
     "t5": "#009E73",
     "alibi": "#0072B2",
 }
+SPARE_COLOURS = ("#CC79A7", "#000000", "#8C564B", "#7B4FB5")
 MARKERS = {"none": "v", "sinusoidal": "o", "rotary": "s", "t5": "D", "alibi": "^"}
 LINE_STYLES = ("-", "--", ":", "-.")
 PANELS_IN_A_ROW = 3
@@ -119,8 +121,13 @@ def headings(groups: Iterable[Comparison]) -> dict[Comparison, str]:
 
 
 def _seeds_note(curves: list[Curve]) -> str:
-    n_seeds = max(len(seeds) for curve in curves for seeds in curve.points.values())
-    return f"; mean of {n_seeds} seeds ± half their range" if n_seeds > 1 else ""
+    n_seeds = _count_seeds(curves)
+    return f"; mean of {n_seeds} seeds ± half their range" if n_seeds != "1" else ""
+
+
+def _count_seeds(curves: list[Curve]) -> str:
+    counts = {len(seeds) for curve in curves for seeds in curve.points.values()}
+    return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts))
 
 
 def _table(curves: list[Curve]) -> str:
@@ -176,16 +183,22 @@ def figure(rows: Sequence[Row], path: Path) -> None:
     write_atomically(path, image.getvalue())
 
 
+def _colour(position: str) -> str:
+    """The scheme's colour; one that is not listed keeps the same spare colour everywhere."""
+    spare = SPARE_COLOURS[zlib.crc32(position.encode()) % len(SPARE_COLOURS)]
+    return COLOURS.get(position, spare)
+
+
 def _panel(axes: "Axes", heading: str, curves: list[Curve]) -> None:
     train_lengths = sorted({curve.train_length for curve in curves})
     lengths = sorted({length for curve in curves for length in curve.points})
-    n_seeds = max(len(seeds) for curve in curves for seeds in curve.points.values())
+    n_seeds = _count_seeds(curves)
     for curve in curves:
         x = list(curve.points)
         axes.plot(
             x,
             [sum(seeds) / len(seeds) for seeds in curve.points.values()],
-            color=COLOURS.get(curve.position),
+            color=_colour(curve.position),
             marker=MARKERS.get(curve.position, "x"),
             linestyle=LINE_STYLES[train_lengths.index(curve.train_length) % len(LINE_STYLES)],
             markersize=5,
@@ -193,7 +206,7 @@ def _panel(axes: "Axes", heading: str, curves: list[Curve]) -> None:
         )
         low = [min(seeds) for seeds in curve.points.values()]
         high = [max(seeds) for seeds in curve.points.values()]
-        axes.fill_between(x, low, high, color=COLOURS.get(curve.position), alpha=0.18, linewidth=0)
+        axes.fill_between(x, low, high, color=_colour(curve.position), alpha=0.18, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
@@ -210,7 +223,7 @@ def _panel(axes: "Axes", heading: str, curves: list[Curve]) -> None:
             fontsize=8,
             va="top",
         )
-    seeds_note = f"; mean and range of {n_seeds} seeds" if n_seeds > 1 else ""
+    seeds_note = f"; mean and range of {n_seeds} seeds" if n_seeds != "1" else ""
     axes.set_title(heading + seeds_note, fontsize=9, color="0.3")
     axes.set_xlabel("Evaluation length (tokens)")
     axes.set_ylabel("Perplexity per token")
@@ -237,7 +250,7 @@ def _name_curves(axes: "Axes", curves: list[Curve], with_length: bool) -> None:
             curve.label if with_length else NAMES.get(curve.position, curve.position),
             (1.01, place),
             xycoords="axes fraction",
-            color=COLOURS.get(curve.position),
+            color=_colour(curve.position),
             va="center",
             annotation_clip=False,
         )

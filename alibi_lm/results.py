@@ -77,8 +77,10 @@ def metrics(nll: float, tokens: int, words: int, n_bytes: int) -> dict[str, floa
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a results.jsonl or results.csv, or of a run folder."""
-    path = path / "results.jsonl" if path.is_dir() else path
+    """The rows of a results.jsonl or results.csv, or of the folder of a run or a sweep."""
+    if path.is_dir():
+        sweep, run = path / "results.csv", path / "results.jsonl"
+        path = sweep if sweep.exists() else run
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".csv":

@@ -171,7 +171,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _compare(path: Path, there: dict[str, Any], here: dict[str, Any], advice: str) -> None:
     there, here = _flat(there), _flat(here)
     differences = [
-        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+        f"{key} is {_short(key, there.get(key))} there and {_short(key, here.get(key))} here"
         for key in sorted(there.keys() | here.keys())
         if there.get(key) != here.get(key)
     ]
@@ -179,6 +179,10 @@ def _compare(path: Path, there: dict[str, Any], here: dict[str, Any], advice: st
         raise UserError(
             f"run folder {path} was trained with other settings: {'; '.join(differences)}; {advice}"
         )
+
+
+def _short(key: str, value: Any) -> str:
+    return repr(value[:8] if key.endswith("_hash") and isinstance(value, str) else value)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -47,7 +47,7 @@ def sweep(arguments: list[str]) -> None:
     if options.cfg or options.info or options.hydra_help:
         run_hydra("config", lambda values: None)  # Hydra prints what is asked for and runs nothing
         return
-    check_overrides(options.overrides)
+    check_overrides(options.overrides, may_sweep=True)
     members = plan(options.overrides)
     say(f"{len(members)} {'run' if len(members) == 1 else 'runs'}")
     check_members(members)

@@ -21,7 +21,7 @@ from alibi_lm.runs import check_data, load_run
 def evaluate(config: EvaluateConfig) -> None:
     """Open the run and its text, score what is missing, print the rows."""
     run = load_run(Path(config.run))
-    data = prepare(run.config.data, run.config.tokenizer, Path(config.cache))
+    data = prepare(run.config.data, run.config.tokenizer, Path(config.cache or run.config.cache))
     check_data(run, data)
     rows = evaluate_run(run, data, config.evaluation, config.device)
     say("\n" + table(rows))

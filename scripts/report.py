@@ -3,8 +3,8 @@
   python scripts/report.py outputs/repro/results.csv
   python scripts/report.py outputs/a/runs/* outputs/b/results.csv --output outputs/both
 
-Takes run folders, results.csv and results.jsonl files, any number. Writes results.csv, table.md
-and extrapolation.png into the output folder.
+Takes folders of runs and sweeps, results.csv and results.jsonl files, any number. Writes
+results.csv, table.md and extrapolation.png into the output folder.
 """
 
 import argparse

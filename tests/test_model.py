@@ -6,7 +6,7 @@ import torch
 from alibi_lm import model as model_module
 from alibi_lm.config import ModelConfig
 from alibi_lm.model import Decoder
-from alibi_lm.positions import SCHEMES
+from alibi_lm.positions import SCHEMES, Position, PositionConfig
 
 SIZES = ModelConfig(n_layers=2, n_heads=4, d_model=32, d_ff=64)
 VOCAB = 50
@@ -28,6 +28,20 @@ def test_shared_weights_start_identical() -> None:
         assert reference.keys() <= other.keys()
         assert all(torch.equal(reference[key], other[key]) for key in reference)
     assert not torch.equal(decoder("none", seed=1).embedding.weight, reference["embedding.weight"])
+
+
+def test_a_scheme_keeps_its_own_initial_values_unless_it_draws_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Mine(Position):
+        def __init__(self, config: PositionConfig, model: ModelConfig) -> None:
+            super().__init__(config, model)
+            self.v = torch.nn.Parameter(torch.full((model.d_model,), 0.25))
+
+    monkeypatch.setitem(SCHEMES, "none", (PositionConfig, Mine))
+    assert decoder("none").position.v.tolist() == [0.25] * SIZES.d_model
+    table = decoder("t5").position.relative_attention_bias.weight
+    assert 0.5 < table.std().item() * SIZES.d_model**0.5 < 1.5
 
 
 def test_schemes_compute_different_things() -> None:

@@ -48,6 +48,11 @@ def test_missing_cells_and_infinite_values() -> None:
     assert "inf" in lines[-2]
 
 
+def test_uneven_seeds_are_told() -> None:
+    uneven = [row for row in rows() if row.seed == 0 or row.eval_length == 64]
+    assert "mean of 1 to 2 seeds" in table(uneven)
+
+
 def test_only_comparable_rows_meet() -> None:
     mixed = [
         *rows(),

@@ -33,6 +33,8 @@ def test_nothing_is_lost(tmp_path: Path, suffix: str) -> None:
 def test_a_run_folder_is_read_by_its_results(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "results.jsonl", [ROW])
     assert read_rows(tmp_path) == [ROW]
+    write_csv(tmp_path / "results.csv", [ROW, ROW])  # a sweep's folder
+    assert read_rows(tmp_path) == [ROW, ROW]
 
 
 @pytest.mark.parametrize(

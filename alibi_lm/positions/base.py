@@ -7,6 +7,7 @@ The base class itself is NoPE: a decoder that knows positions only through its c
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from alibi_lm.attention import Bias
@@ -32,6 +33,9 @@ class Position(nn.Module):
 
     def __init__(self, config: PositionConfig, model: "ModelConfig") -> None:
         super().__init__()
+
+    def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Draw a parameter of the scheme's own; unless overridden, what __init__ set stays."""
 
     def embed(self, x: Tensor) -> Tensor:
         """Add positions to the token embeddings, once, at the bottom of the model.

@@ -57,7 +57,12 @@ class T5Bias(Position):
         assert isinstance(config, T5Config)
         self.num_buckets = config.num_buckets
         self.max_distance = config.max_distance
+        self.std = model.d_model**-0.5
         self.relative_attention_bias = nn.Embedding(config.num_buckets, model.n_heads)
+
+    def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """T5's own choice: as wide as the embeddings."""
+        parameter.normal_(0, self.std, generator=generator)
 
     def bias(self, length: int) -> Bias:
         """The table looked up at distances 0 to length - 1."""
