@@ -16,7 +16,7 @@ from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.model import Decoder
 from alibi_lm.progress import bar
 from alibi_lm.runtime import keep_freed_memory, resolve_device
-from alibi_lm.training import build_model, check_length, train
+from alibi_lm.training import build_model, train, training_batches
 
 MATRIX = 2048  # side of the square matrices whose product is the yardstick
 WARM_UP = 3  # steps that are not counted: memory is claimed, kernels are chosen
@@ -59,7 +59,7 @@ def measure_training(config: Config, data: TokenizedCorpus) -> Speed:
             progress.update()
             started = clock()
 
-        train(model, check_length(config, data), config, device, after_step)
+        train(model, training_batches(config, data), config, device, after_step)
     seconds = statistics.median(step_seconds)
     tokens = config.optim.tokens_per_step
     return Speed(

@@ -30,7 +30,7 @@ from alibi_lm.evaluation import check_lengths, evaluate_run, wanted_rows
 from alibi_lm.progress import say
 from alibi_lm.report import table, write_report
 from alibi_lm.runs import check_identity, find_run, identity
-from alibi_lm.training import check_length, train_run
+from alibi_lm.training import train_run, training_batches
 
 
 def main(doc: str) -> None:
@@ -93,7 +93,7 @@ def check_members(members: list[Config]) -> None:
     identities: dict[Path, dict[str, Any]] = {}
     for config in members:
         data = _prepared(config)
-        check_length(config, data)
+        training_batches(config, data)  # refuses a length that the text is too short for
         check_lengths(config.evaluation, data)
         check_identity(config, data)
         wanted = identity(config, data)

@@ -98,7 +98,7 @@ def build_model(config: Config, data: TokenizedCorpus) -> Decoder:
     return Decoder(config.model, config.position, data.vocab_size, config.seed)
 
 
-def check_length(config: Config, data: TokenizedCorpus) -> Batches:
+def training_batches(config: Config, data: TokenizedCorpus) -> Batches:
     """The run's batches, or a UserError if the corpus cannot give them."""
     return Batches(data.split("train"), config.train_length, config.sequences_per_step, config.seed)
 
@@ -106,7 +106,7 @@ def check_length(config: Config, data: TokenizedCorpus) -> Batches:
 def train_run(config: Config, data: TokenizedCorpus, label: str = "") -> Run:
     """Train the run that the configuration describes, unless that is done."""
     device = resolve_device(config.device)
-    batches = check_length(config, data)
+    batches = training_batches(config, data)
     keep_freed_memory()
     run = open_run(config, data)
     with run.lock():

@@ -12,7 +12,14 @@ import torch
 from alibi_lm.config import Config, OptimConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import UserError
-from alibi_lm.training import build_model, build_optimizer, check_length, lr_at, train, train_run
+from alibi_lm.training import (
+    build_model,
+    build_optimizer,
+    lr_at,
+    train,
+    train_run,
+    training_batches,
+)
 
 CPU = torch.device("cpu")
 
@@ -26,7 +33,11 @@ def losses_of(config: Config) -> list[float]:
     losses: list[float] = []
     model = build_model(config, data)
     train(
-        model, check_length(config, data), config, CPU, lambda step, loss, *_: losses.append(loss)
+        model,
+        training_batches(config, data),
+        config,
+        CPU,
+        lambda step, loss, *_: losses.append(loss),
     )
     return losses
 
@@ -82,7 +93,7 @@ def test_first_losses_of_schemes_differ_though_weights_and_batches_agree(
     configs = [small_config(name) for name in ("none", "alibi", "rotary")]
     data = [prepared(config) for config in configs]
     assert len({losses_of(config)[0] for config in configs}) == 3
-    batches = [check_length(c, d)[3][0] for c, d in zip(configs, data, strict=True)]
+    batches = [training_batches(c, d)[3][0] for c, d in zip(configs, data, strict=True)]
     assert all(np.array_equal(batches[0], other) for other in batches[1:])
     models = [build_model(c, d).state_dict() for c, d in zip(configs, data, strict=True)]
     for key, value in models[0].items():
