@@ -72,10 +72,10 @@ class Curve:
         """The scheme's name and, as the paper writes it, the training length."""
         return f"{NAMES.get(self.position, self.position)}, L = {self.train_length}"
 
-    def mean(self, eval_length: int) -> float | None:
-        """Mean perplexity over seeds, None if not measured."""
-        seeds = self.points.get(eval_length)
-        return sum(seeds) / len(seeds) if seeds else None
+    @property
+    def means(self) -> dict[int, float]:
+        """By evaluation length, the mean perplexity over seeds."""
+        return {length: sum(seeds) / len(seeds) for length, seeds in self.points.items()}
 
 
 def comparisons(rows: Sequence[Row]) -> dict[Comparison, list[Curve]]:
@@ -151,10 +151,9 @@ def _table(curves: list[Curve]) -> str:
 
 
 def _cell(curve: Curve, length: int) -> str:
-    mean = curve.mean(length)
-    if mean is None:
+    if length not in curve.points:
         return "-"
-    seeds = curve.points[length]
+    seeds, mean = curve.points[length], curve.means[length]
     spread = f" ± {_number((max(seeds) - min(seeds)) / 2)}" if len(seeds) > 1 else ""
     return _number(mean) + spread
 
@@ -197,7 +196,7 @@ def _panel(axes: "Axes", heading: str, curves: list[Curve]) -> None:
         x = list(curve.points)
         axes.plot(
             x,
-            [sum(seeds) / len(seeds) for seeds in curve.points.values()],
+            list(curve.means.values()),
             color=_colour(curve.position),
             marker=MARKERS.get(curve.position, "x"),
             linestyle=LINE_STYLES[train_lengths.index(curve.train_length) % len(LINE_STYLES)],
@@ -239,8 +238,7 @@ def _name_curves(axes: "Axes", curves: list[Curve], with_length: bool) -> None:
     gap = 0.062  # of the axes' height: a line of text
     ends = []
     for curve in curves:
-        means = [(at, sum(seeds) / len(seeds)) for at, seeds in curve.points.items()]
-        finite = [point for point in means if math.isfinite(point[1])]
+        finite = [point for point in curve.means.items() if math.isfinite(point[1])]
         if finite:
             ends.append((float(to_axes.transform(finite[-1])[1]), curve))
     place = -math.inf
