@@ -11,7 +11,7 @@ help:  ## list what make can do
 
 setup: $(VENV)/.installed  ## make the virtual environment and install the pinned requirements
 
-repro: setup  ## train the four schemes at length 64, evaluate them up to 1024, draw the figure
+repro: setup  ## train four schemes at length 64, evaluate them up to 1024, write the report
 	$(BIN)/python scripts/sweep.py experiment=quickstart
 
 test: setup  ## run the tests

@@ -8,6 +8,9 @@ holds a bias of H x T x T (in training, autograd keeps the blocks of a `Distance
 
 * `Separable` becomes extra coordinates of q and k, so that the fused causal kernel does the rest.
 * `Distance` is expanded for one block of queries at a time.
+
+`Windowed` is either of them, or no bias, of which a query sees the last keys only; a block of
+queries then reads no more keys than its queries see.
 """
 
 import math
@@ -41,23 +44,52 @@ class Distance:
 Bias = Separable | Distance
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
+@dataclass(frozen=True)
+class Windowed:
+    """The bias for 0 <= i - j < size, minus infinity beyond: at most `size` keys for a query."""
+
+    bias: Bias | None
+    size: int
+
+
+AttentionBias = Bias | Windowed | None  # what `attend` takes
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: AttentionBias) -> Tensor:
     """softmax(q k^T / sqrt(head_dim) + bias) v over the keys j <= i. (B, H, T, K)."""
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if isinstance(bias, Separable):
-        return _attend_separable(q, k, v, bias)
-    return _attend_distance(q, k, v, bias)
+        wide = _widen(q, k, v, bias)
+        out = F.scaled_dot_product_attention(*wide, is_causal=True, scale=q.shape[-1] ** -0.5)
+        return out[..., : v.shape[-1]]
+    if isinstance(bias, Distance):
+        return _attend_distance(q, k, v, bias, window=q.shape[2])
+    if bias.size >= q.shape[2]:  # nothing lies beyond the window
+        return attend(q, k, v, bias.bias)
+    return _attend_windowed(q, k, v, bias)
 
 
-def backend(bias: Bias | None) -> str:
+def backend(bias: AttentionBias) -> str:
     """The name of what `attend` does with this bias, for the rows of results."""
     if bias is None:
         return "causal"
+    if isinstance(bias, Windowed):
+        return f"{backend(bias.bias)}_window"
     return "separable" if isinstance(bias, Separable) else "distance_blocks"
 
 
-def _attend_separable(q: Tensor, k: Tensor, v: Tensor, bias: Separable) -> Tensor:
+def expand(bias: Bias, length: int) -> Tensor:
+    """The whole matrix, zero or f(0) on the diagonal and -inf above it: for pictures. (H, T, T)."""
+    if isinstance(bias, Distance):
+        return _distance_rows(bias.f, 0, length, 0)
+    matrix = bias.u @ bias.w.transpose(-1, -2)
+    matrix = matrix - matrix.diagonal(dim1=-2, dim2=-1)[..., None]  # softmax ignores row constants
+    future = torch.ones(matrix.shape[-2:], dtype=torch.bool, device=matrix.device).triu(1)
+    return matrix.masked_fill(future, -math.inf)
+
+
+def _widen(q: Tensor, k: Tensor, v: Tensor, bias: Separable) -> tuple[Tensor, Tensor, Tensor]:
     """The bias as coordinates: (q, u sqrt(K)) . (k, w) / sqrt(K) = q . k / sqrt(K) + u . w."""
     batch, _, _, head_dim = q.shape
     u, w = bias.u * math.sqrt(head_dim), bias.w
@@ -72,9 +104,7 @@ def _attend_separable(q: Tensor, k: Tensor, v: Tensor, bias: Separable) -> Tenso
         zeros = width - head_dim - extra.shape[-1]
         return torch.cat([x, F.pad(extra, (0, zeros)).to(x.dtype).expand(batch, -1, -1, -1)], -1)
 
-    q, k, v = widen(q, u), widen(k, w), F.pad(v, (0, width - head_dim))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / math.sqrt(head_dim))
-    return out[..., :head_dim]
+    return widen(q, u), widen(k, w), F.pad(v, (0, width - head_dim))
 
 
 def _exact_factors(u: Tensor, w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -105,29 +135,51 @@ def _split(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
     return parts
 
 
-def _attend_distance(q: Tensor, k: Tensor, v: Tensor, bias: Distance) -> Tensor:
+def _attend_windowed(q: Tensor, k: Tensor, v: Tensor, bias: Windowed) -> Tensor:
+    """The window as a bias by distance that is zero inside it, on top of the bias's own form."""
+    if isinstance(bias.bias, Distance):
+        return _attend_distance(q, k, v, bias.bias, bias.size)
+    inside = Distance(torch.zeros(1, q.shape[2], device=q.device))
+    if bias.bias is None:
+        return _attend_distance(q, k, v, inside, bias.size)
+    wide = _widen(q, k, v, bias.bias)
+    out = _attend_distance(*wide, inside, bias.size, scale=q.shape[-1] ** -0.5)
+    return out[..., : v.shape[-1]]
+
+
+def _attend_distance(
+    q: Tensor, k: Tensor, v: Tensor, bias: Distance, window: int, scale: float | None = None
+) -> Tensor:
     """A block of queries at a time against the keys that they may see."""
     length = q.shape[2]
+    distances = torch.arange(length, device=q.device)
+    f = bias.f.masked_fill(distances >= window, -math.inf)
     blocks = []
     for start in range(0, length, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, length)
-        mask = _distance_rows(bias.f, start, stop).to(q.dtype)  # (H, stop - start, stop)
+        first = max(0, start - window + 1)
+        mask = _distance_rows(f, start, stop, first).to(q.dtype)  # (H, stop - start, stop - first)
         block = F.scaled_dot_product_attention(
-            q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], attn_mask=mask[None]
+            q[:, :, start:stop],
+            k[:, :, first:stop],
+            v[:, :, first:stop],
+            attn_mask=mask[None],
+            scale=scale,
         )
         blocks.append(block)
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
 
 
-def _distance_rows(f: Tensor, start: int, stop: int) -> Tensor:
-    """Rows start to stop - 1 of the bias matrix, columns 0 to stop - 1, -inf above the diagonal.
+def _distance_rows(f: Tensor, start: int, stop: int, first: int) -> Tensor:
+    """Rows start to stop - 1 of the bias matrix, columns first to stop - 1, -inf for the future.
 
-    Row i is f(i), f(i - 1), ..., f(0), -inf, ...: each row is a window of one and the same vector,
-    one place further left than the row above it.
+    Row i is f(i - first), ..., f(1), f(0), -inf, ...: each row is a window of one and the same
+    vector, one place further left than the row above it.
     """
     future = f.new_full((f.shape[0], stop - start - 1), -math.inf)
-    vector = torch.cat([f[:, :stop].flip(-1), future], dim=-1)  # f(stop - 1) ... f(0) -inf ...
-    return vector.unfold(-1, stop, 1).flip(-2)
+    columns = stop - first
+    vector = torch.cat([f[:, :columns].flip(-1), future], dim=-1)  # ... f(0) -inf ...
+    return vector.unfold(-1, columns, 1).flip(-2)
 
 
 def attend_reference(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

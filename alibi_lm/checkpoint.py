@@ -15,10 +15,15 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_atomically(path, save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Read the parameters that `save_weights` wrote, into a model of the same configuration."""
+def load_weights(model: nn.Module, path: Path, part: str = "") -> None:
+    """Read the parameters that `save_weights` wrote, into a model of the same configuration.
+
+    part: where `model` is only a part of it, the part's name and a dot.
+    """
     try:
-        model.load_state_dict(load(path.read_bytes()))
+        tensors = load(path.read_bytes())
+        own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+        model.load_state_dict(own)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except SafetensorError as error:

@@ -17,8 +17,10 @@ from alibi_lm.data.sources import SOURCES
 from alibi_lm.data.tokenizers import TOKENIZERS, TokenizerConfig
 from alibi_lm.errors import SettingsError
 from alibi_lm.positions import SCHEMES, PositionConfig
+from alibi_lm.protocols import PROTOCOLS
 from alibi_lm.settings import out_of_bounds, setting, unknown
 
+ATTENTION = ("full", "window")
 DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -80,23 +82,52 @@ class OptimConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Which lengths are evaluated, on what, and how (DESIGN: what a number means)."""
+    """Which lengths are evaluated, on what, and how (see protocols.py)."""
 
+    protocols: list[str] = setting(
+        ["nonoverlapping"], "which tokens are scored with how much context", choices=PROTOCOLS
+    )
     lengths: list[int] = setting(
-        [64, 128, 256, 512, 1024], "evaluation lengths (L_valid in the paper)", at_least=1
+        [64, 128, 256, 512, 1024],
+        "evaluation lengths (L_valid in the paper); same_targets: tokens of context",
+        at_least=1,
+    )
+    stride: int | None = setting(None, "sliding: new tokens per window", at_least=1)
+    targets: int = setting(256, "same_targets: how many are drawn", at_least=1)
+    attention: list[str] = setting(
+        ["full"], "window: a query sees the last keys only, a baseline", choices=ATTENTION
+    )
+    window: int | None = setting(
+        None, "keys that a query sees with attention=[window]; null: train_length", at_least=1
     )
     split: str = setting("validation", "split that is scored", choices=SPLITS)
-    stride: int | None = setting(
-        None, "new tokens per window; null: the length itself (nonoverlapping)", at_least=1
-    )
     batch_tokens: int = setting(8192, "tokens per forward pass, at least one window", at_least=1)
 
     def problems(self) -> list[str]:
-        """There must be lengths, and windows must hold a stride."""
-        problems = []
-        if not self.lengths:
-            problems.append("evaluation.lengths: given none; name at least one, e.g. [64,128]")
-        elif self.stride is not None and self.stride > min(self.lengths):
+        """There must be something to measure, and what is set must have something to act on."""
+        examples = {"protocols": "[sliding]", "lengths": "[64,128]", "attention": "[full,window]"}
+        problems = [
+            f"evaluation.{key}: given none; name at least one, e.g. {example}"
+            for key, example in examples.items()
+            if not getattr(self, key)
+        ]
+        sliding = "sliding" in self.protocols
+        if sliding and self.stride is None:
+            problems.append(
+                "evaluation.stride: not given; evaluation.protocols has sliding, which needs the "
+                "new tokens per window, e.g. evaluation.stride=16"
+            )
+        if self.stride is not None and not sliding:
+            problems.append(
+                f"evaluation.stride: given {self.stride}, but only sliding has a stride; add "
+                "evaluation.protocols=[sliding]"
+            )
+        if self.window is not None and "window" not in self.attention:
+            problems.append(
+                f"evaluation.window: given {self.window}, but evaluation.attention is "
+                f"[{','.join(self.attention)}]; add evaluation.attention=[window]"
+            )
+        if self.lengths and self.stride is not None and self.stride > min(self.lengths):
             problems.append(
                 f"evaluation.stride: given {self.stride}, but it must be at most the shortest of "
                 f"evaluation.lengths = {self.lengths}"

@@ -1,14 +1,17 @@
-"""Evaluation: the loss of every token of a split, in windows of a given length.
+"""Evaluation: the loss of every scored token of a split, by a protocol at a length.
 
 What is evaluated is any function from (inputs, targets) to token losses, so that models from
-elsewhere can be measured by the same protocols. Sums run over tokens, in float64; a loss that is
-not finite is counted, never skipped.
+elsewhere can be measured by the same protocols. Token losses are kept, and what is said of them
+(sums in float64, loss by position, intervals) is computed from them. A loss that is not finite is
+counted, never skipped; where memory runs out, the row says so and the next one is computed.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,53 +21,50 @@ from torch import Tensor
 from alibi_lm.checkpoint import load_weights
 from alibi_lm.config import EvaluationConfig
 from alibi_lm.data.tokens import Split, TokenizedCorpus
-from alibi_lm.data.windows import Window, windows
+from alibi_lm.data.windows import Window
 from alibi_lm.errors import UserError
+from alibi_lm.model import UNSCORED, Decoder
 from alibi_lm.progress import bar, say
-from alibi_lm.results import Row, metrics
-from alibi_lm.runs import Run, recipe
-from alibi_lm.runtime import autocast, commit, keep_freed_memory, resolve_device
+from alibi_lm.protocols import Protocol
+from alibi_lm.results import COMPLETE, OUT_OF_MEMORY, Result, Row, metrics
+from alibi_lm.runs import Run, recipe, settings, variant
+from alibi_lm.runtime import (
+    autocast,
+    commit,
+    fail_when_memory_runs_out,
+    is_out_of_memory,
+    keep_freed_memory,
+    resolve_device,
+)
 from alibi_lm.training import build_model
 
-# (B, T) inputs and (B, T) targets -> (B, T) losses in nats.
+# (B, T) inputs and (B, T) targets -> (B, T) losses in nats; a target UNSCORED asks for no loss.
 TokenLosses = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Score:
-    """Sums over the scored tokens."""
-
-    tokens: int
-    nll: float  # nats
-    nonfinite: int
 
 
 def score(
     losses_of: TokenLosses,
     stream: npt.NDArray[np.unsignedinteger],
-    length: int,
-    stride: int,
+    protocol: Protocol,
     batch_tokens: int,
-    advance: Callable[[int], object] = lambda scored: None,
-) -> Score:
-    """Score every token of a stream once, in windows of `length` that move by `stride`.
+    advance: Callable[[int], object] = lambda read: None,
+) -> npt.NDArray[np.float32]:
+    """The loss of each target that the protocol scores, in nats, in the order of the text.
 
     stream: (N + 1,), the N targets after the one token before them. `advance` is told how many
-    tokens each batch scored.
+    tokens were read.
     """
     n_targets = len(stream) - 1
-    tokens, nll, nonfinite = 0, 0.0, 0
-    for batch in _batched(windows(n_targets, length, stride), max(1, batch_tokens // length)):
-        inputs, targets, scored = _arrays(batch, stream)
-        losses = losses_of(torch.from_numpy(inputs), torch.from_numpy(targets)).double().cpu()
-        wanted = losses[torch.from_numpy(scored)]
-        tokens += len(wanted)
-        nll += wanted.sum().item()
-        nonfinite += int((~wanted.isfinite()).sum())
-        advance(len(wanted))
-    if tokens != n_targets:
-        raise AssertionError(f"scored {tokens} tokens of {n_targets}")
-    return Score(tokens, nll, nonfinite)
+    losses = []
+    for batch in _batched(protocol.windows(n_targets), max(1, batch_tokens // protocol.length)):
+        inputs, targets = (torch.from_numpy(array) for array in _arrays(batch, stream))
+        read = losses_of(inputs, targets).float().cpu()
+        losses.append(read[targets != UNSCORED].numpy())
+        advance(inputs.numel())
+    scored = np.concatenate(losses)
+    if len(scored) != protocol.scores(n_targets):
+        raise AssertionError(f"scored {len(scored)} tokens of {protocol.scores(n_targets)}")
+    return scored
 
 
 def _batched(all_windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
@@ -74,8 +74,8 @@ def _batched(all_windows: Iterator[Window], size: int) -> Iterator[list[Window]]
 
 def _arrays(
     batch: list[Window], stream: npt.NDArray[np.unsignedinteger]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Inputs, targets and which targets to score. (B, T) each.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Inputs, and targets where they are scored. (B, T) each.
 
     Shorter windows are filled up on the right, where a causal model's scored losses do not see it.
     """
@@ -85,107 +85,145 @@ def _arrays(
     places = starts + np.arange((stops - starts).max())  # target numbers, (B, T)
     scored = (places >= scored_from) & (places < stops)
     places = np.minimum(places, stops - 1)
-    return stream[places].astype(np.int64), stream[places + 1].astype(np.int64), scored
+    targets = np.where(scored, stream[places + 1], np.int64(UNSCORED))
+    return stream[places].astype(np.int64), targets
 
 
-def check_lengths(evaluation: EvaluationConfig, data: TokenizedCorpus) -> Split:
-    """The split to score, or a UserError if it lacks or is shorter than a length."""
+def protocols(evaluation: EvaluationConfig, train_length: int) -> list[Protocol]:
+    """Every measurement that the settings ask for of a model trained at that length, each once."""
+    wanted: dict[Protocol, None] = {}
+    for name in evaluation.protocols:
+        strides: dict[str, Callable[[int], int | None]] = {
+            "nonoverlapping": lambda length: length,
+            "sliding": lambda length: evaluation.stride,
+            "same_targets": lambda length: None,
+        }
+        for attention, length in itertools.product(evaluation.attention, evaluation.lengths):
+            protocol = Protocol(
+                name,
+                length,
+                evaluation.split,
+                stride=strides[name](length),
+                sample=evaluation.targets if name == "same_targets" else None,
+                window=evaluation.window or train_length if attention == "window" else None,
+            )
+            wanted[protocol] = None
+    return list(wanted)
+
+
+def check_evaluation(
+    evaluation: EvaluationConfig, train_length: int, data: TokenizedCorpus
+) -> Split:
+    """The split to score; a UserError if it lacks or is too short for what is asked."""
     split = data.split(evaluation.split)
-    longest = max(evaluation.lengths)
-    if longest > split.tokens:
-        raise UserError(
-            f"evaluation.lengths: given {longest}, but the {evaluation.split} split of {data.name} "
-            f"has {split.tokens} tokens"
-        )
+    problems = {
+        f"{problem} (data set {data.name})"
+        for protocol in protocols(evaluation, train_length)
+        if (problem := protocol.problem(split.tokens))
+    }
+    if problems:
+        raise UserError("\n".join(sorted(problems)))
     return split
 
 
 def evaluate_run(
     run: Run, data: TokenizedCorpus, evaluation: EvaluationConfig, device_name: str, label: str = ""
-) -> list[Row]:
-    """The rows of a trained run for the wanted evaluation; only those it lacks are computed."""
-    split = check_lengths(evaluation, data)
+) -> list[Result]:
+    """The results of a trained run for the wanted evaluation; only those it lacks are computed."""
+    split = check_evaluation(evaluation, run.config.train_length, data)
+    wanted = protocols(evaluation, run.config.train_length)
     with run.lock():
-        there = {row.what: row for row in run.rows()}
-        wanted = wanted_rows(evaluation)
-        missing = [what for what in wanted if what not in there]
+        missing = missing_results(run, wanted)
         if missing:
-            _evaluate_into(run, data, split, missing, evaluation, device_name, label)
+            _evaluate_into(run, data, split, missing, evaluation.batch_tokens, device_name, label)
         else:
             say(f"{label}{run.path} is evaluated already")
-        there = {row.what: row for row in run.rows()}
-    return [there[what] for what in wanted]
+        there = run.results()
+    return [there[protocol] for protocol in wanted]
 
 
-def wanted_rows(evaluation: EvaluationConfig) -> list[tuple[int, str, int, str]]:
-    """What the evaluation asks for, as `Row.what` names it, each once."""
-    wanted: dict[tuple[int, str, int, str], None] = {}
-    for length in evaluation.lengths:
-        stride = evaluation.stride or length
-        protocol = "nonoverlapping" if evaluation.stride is None else "sliding"
-        wanted[length, protocol, stride, evaluation.split] = None
-    return list(wanted)
+def missing_results(run: Run, wanted: list[Protocol]) -> list[Protocol]:
+    """What is yet to be measured; where memory ran out before, it is tried again."""
+    there = run.results()
+    return [p for p in wanted if p not in there or there[p].row.status != COMPLETE]
 
 
 def _evaluate_into(
     run: Run,
     data: TokenizedCorpus,
     split: Split,
-    missing: list[tuple[int, str, int, str]],
-    evaluation: EvaluationConfig,
+    missing: list[Protocol],
+    batch_tokens: int,
     device_name: str,
     label: str,
 ) -> None:
     config = run.config
     device = resolve_device(device_name)
     keep_freed_memory()
-    model = build_model(config, data).to(device).eval()
+    if device.type == "cpu":
+        fail_when_memory_runs_out()
+    model: Decoder = build_model(config, data).to(device).eval()
     load_weights(model, run.weights)
     head, dirty = commit()
 
     @torch.inference_mode()
-    def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
+    def losses_of(window: int | None, inputs: Tensor, targets: Tensor) -> Tensor:
         with autocast(device, config.dtype):
-            losses: Tensor = model(inputs.to(device), targets.to(device))
+            losses: Tensor = model(inputs.to(device), targets.to(device), window)
         return losses
 
+    of_the_run: dict[str, Any] = {
+        "position": config.position.name,
+        "train_length": config.train_length,
+        "seed": config.seed,
+        "dataset": data.name,
+        "tokenizer": data.tokenizer,
+        "words": split.words,
+        "bytes": split.bytes,
+        "variant": variant(config),
+        "n_parameters": model.n_parameters,
+        "vocab_size": data.vocab_size,
+        "train_tokens": config.optim.steps * config.optim.tokens_per_step,
+        "dtype": config.dtype,
+        "device": str(device),
+        "data_hash": data.hash,
+        "tokenizer_hash": data.tokenizer_hash,
+        "commit": head,
+        "dirty": dirty,
+        "torch": torch.__version__,
+        "settings": settings(config),
+        "recipe": recipe(config, data),
+        "run": run.path.name,
+    }
+    reads = sum(protocol.reads(split.tokens) for protocol in missing)
     desc = f"{label}evaluate {config.position.name}"
-    with bar(total=split.tokens * len(missing), unit="tok", desc=desc) as progress:
-        for length, protocol, stride, split_name in missing:
-            progress.set_postfix_str(f"length {length}")
+    with bar(total=reads, unit="tok", desc=desc) as progress:
+        for protocol in missing:
+            progress.set_postfix_str(protocol.label)
             started = time.perf_counter()
-            result = score(
-                losses_of, split.stream, length, stride, evaluation.batch_tokens, progress.update
+            reader = partial(losses_of, protocol.window)
+            losses: npt.NDArray[np.float32] | None
+            try:
+                losses = score(reader, split.stream, protocol, batch_tokens, progress.update)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                losses = None
+            loss = math.nan if losses is None else float(losses.astype(np.float64).mean())
+            row = Row(
+                **of_the_run,
+                eval_length=protocol.length,
+                protocol=protocol.name,
+                stride=protocol.stride,
+                split=protocol.split,
+                window=protocol.window,
+                tokens=protocol.scores(split.tokens),
+                **metrics(loss, split.tokens, split.words, split.bytes)._asdict(),
+                nonfinite=0 if losses is None else int((~np.isfinite(losses)).sum()),
+                status=OUT_OF_MEMORY if losses is None else COMPLETE,
+                backend=model.backend(protocol.window),
+                seconds=time.perf_counter() - started,
             )
-            run.add_row(
-                Row(
-                    position=config.position.name,
-                    train_length=config.train_length,
-                    eval_length=length,
-                    protocol=protocol,
-                    stride=stride,
-                    seed=config.seed,
-                    dataset=data.name,
-                    split=split_name,
-                    tokenizer=data.tokenizer,
-                    tokens=result.tokens,
-                    words=split.words,
-                    bytes=split.bytes,
-                    **metrics(result.nll, result.tokens, split.words, split.bytes),
-                    nonfinite=result.nonfinite,
-                    n_parameters=model.n_parameters,
-                    vocab_size=data.vocab_size,
-                    train_tokens=config.optim.steps * config.optim.tokens_per_step,
-                    dtype=config.dtype,
-                    backend=model.backend,
-                    device=str(device),
-                    seconds=time.perf_counter() - started,
-                    data_hash=data.hash,
-                    tokenizer_hash=data.tokenizer_hash,
-                    commit=head,
-                    dirty=dirty,
-                    torch=torch.__version__,
-                    recipe=recipe(config, data),
-                    run=run.path.name,
-                )
-            )
+            if losses is None:
+                say(f"{label}{protocol.label}: out of memory after {row.seconds:.0f} s; going on")
+            run.add_result(row, losses)

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alibi_lm.attention import Bias, attend, backend
+from alibi_lm.attention import AttentionBias, Windowed, attend, backend
 from alibi_lm.positions import Position, PositionConfig, build_position
 
 if TYPE_CHECKING:
     from alibi_lm.config import ModelConfig
 
-LOGITS_AT_ONCE = 2**24  # elements of the logits held at a time in evaluation: 64 MiB
+LOGITS_AT_ONCE = 2**23  # elements of the logits held at a time in evaluation: 32 MiB
+UNSCORED = -100  # a target that asks for no loss, as in torch's own cross_entropy
 
 
 class Attention(nn.Module):
@@ -30,7 +31,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, x: Tensor, position: Position, bias: Bias | None) -> Tensor:
+    def forward(self, x: Tensor, position: Position, bias: AttentionBias) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = position.rotate(q, k)  # (B, H, T, K)
@@ -54,7 +55,7 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, position: Position, bias: Bias | None) -> Tensor:
+    def forward(self, x: Tensor, position: Position, bias: AttentionBias) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), position, bias))
         x = x + self.dropout(self.ffn(self.ffn_norm(x)))
@@ -65,17 +66,27 @@ class TiedSoftmax(nn.Module):
     """The output layer that shares the embedding matrix: hidden states in, token losses out."""
 
     def forward(self, hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
-        """-log p(target) in nats, float32. hidden: (B, T, D), targets: (B, T) -> (B, T)."""
-        rows = hidden.flatten(0, 1)
-        flat_targets = targets.flatten()
-        # Without gradients, only a slice of the B T x V logits is ever held.
-        at_once = len(rows) if torch.is_grad_enabled() else max(1, LOGITS_AT_ONCE // len(embedding))
-        losses = []
-        for start in range(0, len(rows), at_once):
-            logits = F.linear(rows[start : start + at_once], embedding).float()
-            wanted = flat_targets[start : start + at_once]
-            losses.append(F.cross_entropy(logits, wanted, reduction="none"))
-        return torch.cat(losses).view(targets.shape)
+        """-log p(target) in nats, float32. hidden: (B, T, D), targets: (B, T) -> (B, T).
+
+        Zero where a target is UNSCORED.
+        """
+        if torch.is_grad_enabled():
+            return _token_losses(hidden, targets, embedding)
+        # Without gradients, only a slice of the logits is ever held, and of scored targets alone.
+        scored = targets != UNSCORED
+        hidden, wanted = hidden[scored], targets[scored]
+        found = torch.empty(len(wanted), device=hidden.device)
+        at_once = max(1, LOGITS_AT_ONCE // len(embedding))
+        for start in range(0, len(wanted), at_once):
+            part = slice(start, start + at_once)
+            found[part] = _token_losses(hidden[part], wanted[part], embedding)
+        return torch.zeros(targets.shape, device=hidden.device).masked_scatter(scored, found)
+
+
+def _token_losses(hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
+    logits = F.linear(hidden.flatten(0, -2), embedding).float()
+    losses = F.cross_entropy(logits, targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
 
 
 class Decoder(nn.Module):
@@ -114,20 +125,26 @@ class Decoder(nn.Module):
             else:
                 nn.init.xavier_uniform_(parameter, generator=generator)
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of predicting each target from the inputs up to it. (B, T), (B, T) -> (B, T)."""
+    def forward(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
+        """Loss of predicting each target from the inputs up to it. (B, T), (B, T) -> (B, T).
+
+        window: keys that a query sees at most, in every layer; None for all before it.
+        """
         x = self.position.embed(self.embedding(inputs) * self.embedding_scale)
         x = self.dropout(x)
-        bias = self.position.bias(inputs.shape[1])
+        bias = self._bias(inputs.shape[1], window)
         for block in self.blocks:
             x = block(x, self.position, bias)
         losses: Tensor = self.head(self.norm(x), targets, self.embedding.weight)
         return losses
 
-    @property
-    def backend(self) -> str:
+    def _bias(self, length: int, window: int | None) -> AttentionBias:
+        bias = self.position.bias(length)
+        return bias if window is None else Windowed(bias, window)
+
+    def backend(self, window: int | None = None) -> str:
         """How attention is computed: the backend that this scheme's bias selects."""
-        return backend(self.position.bias(1))
+        return backend(self._bias(1, window))
 
     @property
     def n_parameters(self) -> int:

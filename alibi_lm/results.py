@@ -1,6 +1,7 @@
 """Rows of results: one for each model and evaluation length, with all that is needed to trust it.
 
-Needs no torch: reports read rows and nothing else.
+Beside the rows of a run lie the losses of the tokens that were scored, in the order of the text;
+loss by position and intervals are made from them. No torch: reports read results and nothing else.
 """
 
 import csv
@@ -11,21 +12,28 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from alibi_lm.errors import UserError
 from alibi_lm.files import write_atomically
+from alibi_lm.protocols import Protocol
+
+COMPLETE = "complete"
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. Losses are in nats per token, summed in float64 over all tokens."""
+    """One measurement. Losses are in nats per token, summed in float64 over all scored tokens."""
 
     position: str  # the positional scheme
     train_length: int  # L in the paper
-    eval_length: int  # L_valid in the paper
-    protocol: str  # nonoverlapping or sliding
-    stride: int  # new tokens per window; nonoverlapping: the length
+    eval_length: int  # L_valid in the paper; same_targets: tokens of context
+    protocol: str  # nonoverlapping, sliding or same_targets
+    stride: int | None  # new tokens per window; nonoverlapping: the length; same_targets: none
     seed: int
     dataset: str
     split: str
@@ -35,9 +43,12 @@ class Row:
     bytes: int  # of the split's text in UTF-8
     loss: float  # mean over tokens
     ppl: float  # exp(loss)
-    word_ppl: float  # exp(total loss / words): compares across tokenizers
-    bpb: float  # bits per byte: total loss / ln 2 / bytes
+    word_ppl: float  # exp(total loss of the split / words): compares across tokenizers
+    bpb: float  # bits per byte: total loss of the split / ln 2 / bytes
     nonfinite: int  # tokens whose loss is infinite or no number
+    status: str  # complete, or out of memory: then nothing was scored
+    window: int | None  # keys that a query saw at most; none: all before it
+    variant: str  # the scheme's settings that are not its defaults
     n_parameters: int
     vocab_size: int
     train_tokens: int
@@ -50,37 +61,104 @@ class Row:
     commit: str | None  # of the code that evaluated
     dirty: bool | None  # whether tracked files differed from it
     torch: str
-    recipe: str  # hash of all other settings: equal where only scheme, lengths and seed differ
+    settings: str  # of model and training, all but scheme, training length and seed
+    recipe: str  # hash of those and of the text: rows of one recipe are comparable
     run: str  # the run folder's name
 
     @property
-    def what(self) -> tuple[int, str, int, str]:
+    def what(self) -> Protocol:
         """What was measured of the run: no two rows of a run agree in it."""
-        return self.eval_length, self.protocol, self.stride, self.split
+        sampled = self.protocol == "same_targets"
+        return Protocol(
+            self.protocol,
+            self.eval_length,
+            self.split,
+            stride=self.stride,
+            sample=self.tokens if sampled else None,
+            window=self.window,
+        )
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 
-def metrics(nll: float, tokens: int, words: int, n_bytes: int) -> dict[str, float]:
-    """The metrics that follow from a total loss (nats). Infinite where exp overflows."""
+@dataclass(frozen=True)
+class Result:
+    """A row, and where the losses of its tokens are, if they are there."""
+
+    row: Row
+    losses_file: Path | None = None
+
+    def losses(self) -> npt.NDArray[np.float64] | None:
+        """The loss of each scored token in the order of the text; None if they were not kept.
+
+        A UserError if the file does not belong to the row.
+        """
+        if self.losses_file is None:
+            return None
+        try:
+            losses: npt.NDArray[np.float64] = np.load(self.losses_file).astype(np.float64)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.losses_file} is damaged: {error}") from error
+        mean = float(losses.mean())
+        if not (mean == self.row.loss or (math.isnan(mean) and math.isnan(self.row.loss))):
+            raise UserError(
+                f"{self.losses_file} does not belong to its row: its mean loss is {mean}, the "
+                f"row's {self.row.loss}; remove the file or evaluate anew"
+            )
+        return losses
+
+
+class Metrics(NamedTuple):
+    """What a row says of its loss."""
+
+    loss: float
+    ppl: float
+    word_ppl: float
+    bpb: float
+
+
+def metrics(loss: float, tokens: int, words: int, n_bytes: int) -> Metrics:
+    """The metrics that follow from a mean loss (nats) over a split of that many tokens.
+
+    Infinite where exp overflows.
+    """
 
     def exp(x: float) -> float:
         return math.exp(x) if x < 700 else x * math.inf
 
-    return {
-        "loss": nll / tokens,
-        "ppl": exp(nll / tokens),
-        "word_ppl": exp(nll / words),
-        "bpb": nll / math.log(2) / n_bytes,
-    }
+    return Metrics(
+        loss=loss,
+        ppl=exp(loss),
+        word_ppl=exp(loss * tokens / words),
+        bpb=loss * tokens / math.log(2) / n_bytes,
+    )
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a results.jsonl or results.csv, or of the folder of a run or a sweep."""
+def losses_file(run: Path, what: Protocol) -> Path:
+    """Where a run folder keeps the token losses of a result."""
+    return run / "losses" / f"{what.label}.npy"
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results in a results.jsonl or results.csv, or in the folder of a run or a sweep."""
     if path.is_dir():
         sweep, run = path / "results.csv", path / "results.jsonl"
         path = sweep if sweep.exists() else run
+    rows = read_rows(path)
+
+    def find(row: Row) -> Path | None:
+        for run in (path.parent, path.parent / "runs" / row.run):
+            file = losses_file(run, row.what)
+            if file.exists():
+                return file
+        return None
+
+    return [Result(row, find(row)) for row in rows]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file that `write_jsonl` or `write_csv` wrote."""
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".csv":
@@ -99,17 +177,23 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """Replace the file by these rows under a line of column names."""
+    write_atomically(path, csv_text(rows))
+
+
+def csv_text(rows: Iterable[Row]) -> str:
+    """The rows as CSV under a line of column names."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in rows)
-    write_atomically(path, text.getvalue())
+    return text.getvalue()
 
 
 def _from_csv(values: dict[str, str]) -> Row:
     """CSV knows only text; the dataclass knows the types."""
     read: dict[str, Any] = {
         "int": int,
+        "int | None": lambda text: int(text) if text else None,
         "float": float,
         "str": str,
         "str | None": lambda text: text or None,

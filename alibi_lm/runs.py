@@ -1,6 +1,6 @@
 """A run folder: one model, how it was made, and what it scored.
 
-    config.yaml  manifest.json  metrics.jsonl  model.safetensors  results.jsonl
+    config.yaml  manifest.json  metrics.jsonl  model.safetensors  results.jsonl  losses/*.npy
 
 The folder's name carries a hash of everything that decides the trained weights (the text itself
 included, not where it lies), so the same settings find the same run again. model.safetensors is
@@ -8,11 +8,14 @@ there only when training is complete.
 """
 
 import hashlib
+import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,7 +25,8 @@ from alibi_lm.config import Config, from_dict, to_dict
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import UserError
 from alibi_lm.files import write_atomically
-from alibi_lm.results import Row, read_rows, write_jsonl
+from alibi_lm.protocols import Protocol
+from alibi_lm.results import Result, Row, losses_file, read_results, write_jsonl
 
 # Settings that say where and how things are done, not what is trained.
 CIRCUMSTANCES = ("evaluation", "device", "output", "cache", "run", "data", "tokenizer")
@@ -59,14 +63,20 @@ class Run:
         manifest = json.dumps(self.manifest() | values, indent=2) + "\n"
         write_atomically(self.path / "manifest.json", manifest)
 
-    def rows(self) -> list[Row]:
-        """What the run scored so far."""
+    def results(self) -> dict[Protocol, Result]:
+        """What the run scored so far, by what was measured."""
         path = self.path / "results.jsonl"
-        return read_rows(path) if path.exists() else []
+        return {r.row.what: r for r in read_results(path)} if path.exists() else {}
 
-    def add_row(self, row: Row) -> None:
-        """Keep one more result."""
-        write_jsonl(self.path / "results.jsonl", [*self.rows(), row])
+    def add_result(self, row: Row, losses: npt.NDArray[np.float32] | None) -> None:
+        """Keep one more result, in place of an earlier one of the same measurement."""
+        if losses is not None:
+            file, content = losses_file(self.path, row.what), io.BytesIO()
+            np.save(content, losses)
+            file.parent.mkdir(exist_ok=True)
+            write_atomically(file, content.getvalue())
+        others = [there.row for what, there in self.results().items() if what != row.what]
+        write_jsonl(self.path / "results.jsonl", [*others, row])
 
 
 def identity(config: Config, data: TokenizedCorpus) -> dict[str, Any]:
@@ -81,21 +91,31 @@ def run_name(config: Config, data: TokenizedCorpus) -> str:
     return "-".join((*words, _digest(identity(config, data))))
 
 
-def recipe(config: Config, data: TokenizedCorpus) -> str:
-    """A hash of all but the scheme, the training length and the seed.
-
-    Settings of a scheme count where they are not its defaults: that is another scheme.
-    """
-    shared = identity(config, data)
-    for key in ("train_length", "seed"):
+def settings(config: Config) -> str:
+    """All settings of model and training but scheme, training length and seed: `key=value ...`."""
+    shared = {key: value for key, value in to_dict(config).items() if key not in CIRCUMSTANCES}
+    for key in ("position", "train_length", "seed"):
         del shared[key]
     del shared["optim"]["micro_batch_size"]  # how an update is computed, not which
+    return _words(_flat(shared))
+
+
+def variant(config: Config) -> str:
+    """The settings of the scheme that are not its defaults, as `key=value ...`."""
     defaults = asdict(type(config.position)())
-    shared["position"] = {k: v for k, v in shared["position"].items() if v != defaults[k]}
-    return _digest(shared)
+    return _words({k: v for k, v in asdict(config.position).items() if v != defaults[k]})
 
 
-def _digest(values: dict[str, Any]) -> str:
+def recipe(config: Config, data: TokenizedCorpus) -> str:
+    """A hash of settings and text: runs of one recipe differ in scheme, length and seed alone."""
+    return _digest([settings(config), data.hash, data.tokenizer_hash])
+
+
+def _words(values: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: Hydra's own multirun over runs, then one table and one figure over what they scored.
+"""Sweeps: Hydra's own multirun over runs, then one report over what they scored.
 
 Every member is composed and checked before the first is trained, so a typo in the last one costs
 nothing. Which launcher runs the members is Hydra's business.
@@ -26,9 +26,9 @@ from alibi_lm.cli import (
 from alibi_lm.config import Config, from_hydra, register_schemas
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import SettingsError, UserError
-from alibi_lm.evaluation import check_lengths, evaluate_run, wanted_rows
+from alibi_lm.evaluation import check_evaluation, evaluate_run, missing_results, protocols
 from alibi_lm.progress import say
-from alibi_lm.report import table, write_report
+from alibi_lm.report import summary, write_report
 from alibi_lm.runs import check_identity, find_run, identity
 from alibi_lm.training import train_run, training_batches
 
@@ -94,7 +94,7 @@ def check_members(members: list[Config]) -> None:
     for config in members:
         data = _prepared(config)
         training_batches(config, data)  # refuses a length that the text is too short for
-        check_lengths(config.evaluation, data)
+        check_evaluation(config.evaluation, config.train_length, data)
         check_identity(config, data)
         wanted = identity(config, data)
         if identities.setdefault(find_run(config, data).path, wanted) != wanted:
@@ -112,18 +112,18 @@ def run_member(config: Config, label: str = "") -> None:
 
 
 def report(members: list[Config]) -> None:
-    """Print the table of all members' rows and write the report into the output folder."""
-    rows = []
+    """Print the tables of all members' results and write the report into the output folder."""
+    results = []
     for config in members:
         run = find_run(config, _prepared(config))
-        there = {row.what: row for row in run.rows()}
-        wanted = wanted_rows(config.evaluation)
-        rows += [there[what] for what in wanted if what in there]
-        if not there.keys() >= set(wanted):
+        wanted = protocols(config.evaluation, config.train_length)
+        there = run.results()
+        results += [there[protocol] for protocol in wanted if protocol in there]
+        if missing_results(run, wanted):
             say(f"not complete: {run.path}")
-    if rows:
-        paths = write_report(rows, Path(members[0].output))
-        say("\n" + table(rows) + "\n")
+    if results:
+        paths = write_report(results, Path(members[0].output))
+        say("\n" + summary(results) + "\n")
         say("written: " + ", ".join(map(str, paths)))
 
 

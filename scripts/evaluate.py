@@ -2,9 +2,13 @@
 
   python scripts/evaluate.py run=outputs/runs/NAME
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.lengths=[64,2048,4096]
-  python scripts/evaluate.py run=outputs/runs/NAME evaluation.stride=16 evaluation.split=test
+  python scripts/evaluate.py run=outputs/runs/NAME evaluation.protocols=[sliding] \
+      evaluation.stride=16 evaluation.split=test
+  python scripts/evaluate.py run=outputs/runs/NAME evaluation.protocols=[same_targets]
+  python scripts/evaluate.py run=outputs/runs/NAME evaluation.attention=[full,window]
 
-Rows are added to results.jsonl in the run folder; a row that is there is not computed again.
+Rows are added to results.jsonl in the run folder, token losses to losses/; what is there is not
+computed again.
 """
 
 from pathlib import Path
@@ -14,7 +18,7 @@ from alibi_lm.config import EvaluateConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.evaluation import evaluate_run
 from alibi_lm.progress import say
-from alibi_lm.report import table
+from alibi_lm.report import summary
 from alibi_lm.runs import check_data, load_run
 
 
@@ -23,8 +27,8 @@ def evaluate(config: EvaluateConfig) -> None:
     run = load_run(Path(config.run))
     data = prepare(run.config.data, run.config.tokenizer, Path(config.cache or run.config.cache))
     check_data(run, data)
-    rows = evaluate_run(run, data, config.evaluation, config.device)
-    say("\n" + table(rows))
+    results = evaluate_run(run, data, config.evaluation, config.device)
+    say("\n" + summary(results))
 
 
 if __name__ == "__main__":

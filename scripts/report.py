@@ -1,10 +1,14 @@
-"""Make the table and the figure again from rows of results.
+"""Make the report from results: tables, figures, claims, and one page with them all.
 
-  python scripts/report.py outputs/repro/results.csv
+  python scripts/report.py outputs/repro
   python scripts/report.py outputs/a/runs/* outputs/b/results.csv --output outputs/both
+  python scripts/report.py outputs/repro --published            (lay the paper's numbers under ours)
 
-Takes folders of runs and sweeps, results.csv and results.jsonl files, any number. Writes
-results.csv, table.md and extrapolation.png into the output folder.
+Takes folders of runs and sweeps, results.csv and results.jsonl files, any number. Writes into the
+output folder report.html, which opens from disk; results.csv, table.md, claims.md,
+loss_by_position.csv, differences.csv; and as PNG and SVG extrapolation, relative, same_targets and
+loss_by_position, where there is something to show. Intervals and loss by position need the token
+losses that lie in the run folders.
 """
 
 import argparse
@@ -12,24 +16,31 @@ from pathlib import Path
 
 from alibi_lm.cli import run_cleanly
 from alibi_lm.progress import say
-from alibi_lm.report import table, write_report
-from alibi_lm.results import read_rows
+from alibi_lm.report import summary, write_report
+from alibi_lm.results import Result, read_results
 
 
 def main() -> None:
-    """Read the rows, write the report."""
+    """Read the results, write the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="+", type=Path, help="run folders or results files")
     parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder")
+    parser.add_argument("--published", action="store_true", help="add the paper's numbers")
     arguments = parser.parse_args()
 
     def report() -> None:
-        read = [row for source in arguments.sources for row in read_rows(source)]
-        rows = list(dict.fromkeys(read))  # a run folder and its sweep's CSV hold the same rows
-        paths = write_report(rows, arguments.output)
-        say(table(rows))
+        results: dict[tuple[object, ...], Result] = {}
+        for source in arguments.sources:
+            for result in read_results(source):
+                # A run folder and its sweep's CSV hold the same rows; losses may lie by one alone.
+                key = (result.row.run, result.row.what, result.row.seconds)
+                if key not in results or results[key].losses_file is None:
+                    results[key] = result
+        chosen = list(results.values())
+        paths = write_report(chosen, arguments.output, arguments.published)
+        say(summary(chosen, arguments.published))
         say("written: " + ", ".join(map(str, paths)))
 
     run_cleanly(report)

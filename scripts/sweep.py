@@ -1,4 +1,4 @@
-"""Train and evaluate every combination of the settings given, then print one table.
+"""Train and evaluate every combination of the settings given, then write one report.
 
   python scripts/sweep.py position=none,alibi train_length=64,128 seed=0,1
   python scripts/sweep.py experiment=quickstart                  (what `make repro` runs)
@@ -7,7 +7,7 @@
 
 Commas make a sweep (Hydra's multirun); lists stand in brackets. What is already trained or
 evaluated under the same settings is not done again, so a sweep that broke is launched again as it
-was. Writes OUTPUT/runs/*, OUTPUT/results.csv, OUTPUT/table.md and OUTPUT/extrapolation.png.
+was. Writes OUTPUT/runs/*, and into OUTPUT the report: report.html, tables, figures, rows as CSV.
 """
 
 from alibi_lm.sweep import main

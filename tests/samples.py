@@ -1,8 +1,13 @@
-"""A row of results for the tests to vary."""
+"""A row of results, and results with token losses, for the tests to vary."""
 
+import dataclasses
 import math
+from collections.abc import Callable
+from pathlib import Path
 
-from alibi_lm.results import Row
+import numpy as np
+
+from alibi_lm.results import Result, Row, losses_file
 
 ROW = Row(
     position="alibi",
@@ -22,6 +27,9 @@ ROW = Row(
     word_ppl=1e4 / 3,
     bpb=0.1 + 0.2,
     nonfinite=0,
+    status="complete",
+    window=None,
+    variant="",
     n_parameters=10,
     vocab_size=1024,
     train_tokens=100,
@@ -34,6 +42,45 @@ ROW = Row(
     commit=None,
     dirty=None,
     torch="2.13.0",
+    settings="model.n_layers=2 optim.lr=0.005 dtype=float32",
     recipe="r",
     run="stdlib-alibi",
 )
+
+
+def result(folder: Path, loss_of: Callable[[int], float], **changes: object) -> Result:
+    """A row with these changes and token losses that it truly has: loss_of(context) and noise.
+
+    The noise is that of the text: the same for every row of as many tokens.
+    """
+    row = dataclasses.replace(ROW, **changes)  # type: ignore[arg-type]
+    noise = np.random.default_rng(0).normal(0, 0.5, row.tokens)
+    # A sample is drawn from a split that is larger.
+    n_targets = row.tokens if row.protocol != "same_targets" else 10 * row.tokens
+    by_context = np.array([loss_of(int(context)) for context in row.what.contexts(n_targets)])
+    losses = (by_context + noise).astype(np.float32)
+    loss = float(losses.astype(np.float64).mean())
+    run = f"{row.position}-{row.train_length}-{row.seed}-{row.dataset}-{row.recipe}"
+    file = losses_file(folder / "runs" / run, row.what)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, losses)
+    ppl = math.exp(loss)
+    row = dataclasses.replace(row, run=run, loss=loss, ppl=ppl, word_ppl=ppl**3, bpb=loss / 2)
+    return Result(row, file)
+
+
+def study(folder: Path, **changes: object) -> list[Result]:
+    """Two schemes, three lengths, two seeds: past 64 sinusoidal rises."""
+    return [
+        result(
+            folder,
+            lambda context, p=position: 3 + (0.5 if p == "sinusoidal" and context > 64 else -0.1),
+            **(
+                {"position": position, "seed": seed, "eval_length": length, "stride": length}
+                | changes
+            ),
+        )
+        for position in ("sinusoidal", "alibi")
+        for seed in (0, 1)
+        for length in (64, 128, 256)
+    ]

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from alibi_lm.attention import QUERY_BLOCK, Distance, Separable, attend, attend_reference
+from alibi_lm.attention import (
+    QUERY_BLOCK,
+    Distance,
+    Separable,
+    Windowed,
+    attend,
+    attend_reference,
+    backend,
+    expand,
+)
 from alibi_lm.positions.alibi import alibi_slopes
 
 LENGTHS = (1, 2, 127, 128, 129, 300, QUERY_BLOCK, QUERY_BLOCK + 1, 2 * QUERY_BLOCK + 7)
@@ -62,6 +71,35 @@ def test_distance(length: int) -> None:
     f = torch.randn(3, length)
     wanted = attend_reference(q, k, v, from_distances(f))
     torch.testing.assert_close(attend(q, k, v, Distance(f)).double(), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["causal", "separable", "distance"])
+@pytest.mark.parametrize("length", [1, 129, QUERY_BLOCK, 2 * QUERY_BLOCK + 7])
+@pytest.mark.parametrize("window", [1, 2, 64, QUERY_BLOCK - 1, QUERY_BLOCK + 1, 10_000])
+def test_windowed(kind: str, length: int, window: int) -> None:
+    q, k, v = qkv(2, 3, length, 8)
+    f = torch.randn(3, length)
+    form, alibi_matrix = alibi(3, length)
+    bias, matrix = {
+        "causal": (None, torch.zeros(3, length, length)),
+        "separable": (form, alibi_matrix),
+        "distance": (Distance(f), from_distances(f)),
+    }[kind]
+    wanted = attend_reference(
+        q, k, v, matrix.masked_fill(true_distances(length) >= window, -math.inf)
+    )
+    got = attend(q, k, v, Windowed(bias, window))
+    torch.testing.assert_close(got.double(), wanted, atol=1e-5, rtol=1e-5)
+    assert backend(Windowed(bias, window)) == backend(bias) + "_window"
+
+
+def test_a_bias_expanded_is_its_matrix() -> None:
+    f = torch.randn(3, 50)
+    form, matrix = alibi(3, 50)
+    past = true_distances(50) >= 0
+    for whole, wanted in ((expand(form, 50), matrix), (expand(Distance(f), 50), from_distances(f))):
+        torch.testing.assert_close(whole[:, past].double(), wanted[:, past].double())
+        assert (whole[:, ~past] == -math.inf).all()
 
 
 @pytest.mark.parametrize("kind", ["causal", "separable", "distance"])

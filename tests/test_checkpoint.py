@@ -25,6 +25,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_a_part_alone(tmp_path: Path) -> None:
+    saved, loaded = decoder(seed=0), decoder(seed=1)
+    save_weights(saved, tmp_path / "model.safetensors")
+    load_weights(loaded.position, tmp_path / "model.safetensors", part="position.")
+    for name, value in saved.position.state_dict().items():
+        assert torch.equal(value, loaded.position.state_dict()[name])
+    assert not torch.equal(saved.embedding.weight, loaded.embedding.weight)
+
+
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(decoder("t5"), path)

@@ -85,7 +85,17 @@ def test_every_problem_is_told_at_once() -> None:
             "given 3, but it must divide the 16 sequences",
         ),
         (["evaluation.lengths=[]"], "evaluation.lengths: given none"),
-        (["evaluation.stride=65"], "evaluation.stride: given 65, but it must be at most"),
+        (
+            ["evaluation.protocols=[sliding]", "evaluation.stride=65"],
+            "evaluation.stride: given 65, but it must be at most the shortest",
+        ),
+        (["evaluation.protocols=[sliding]"], "evaluation.stride: not given"),
+        (["evaluation.stride=4"], "only sliding has a stride; add evaluation.protocols=[sliding]"),
+        (["evaluation.protocols=[]"], "evaluation.protocols: given none"),
+        (["evaluation.protocols=[slidng]"], "one of nonoverlapping, sliding, same_targets"),
+        (["evaluation.attention=[]"], "evaluation.attention: given none"),
+        (["evaluation.window=8"], "add evaluation.attention=[window]"),
+        (["evaluation.targets=0"], "evaluation.targets: given 0, but it must be at least 1"),
         (["optim.min_lr=1"], "optim.min_lr: given 1.0, but it must be at most optim.lr"),
         (["+foo=1"], "setting 'foo' does not exist"),
         (["+model.n_layer=1"], "(did you mean model.n_layers?)"),
@@ -115,7 +125,7 @@ def test_seed_zero_is_a_seed() -> None:
 
 def test_evaluation_needs_a_run() -> None:
     assert "run: not given" in EvaluateConfig().problems()[0]
-    wanted = EvaluationConfig(lengths=[4], stride=8)
+    wanted = EvaluationConfig(protocols=["sliding"], lengths=[4], stride=8)
     assert len(replace(EvaluateConfig(run="x"), evaluation=wanted).problems()) == 1
 
 

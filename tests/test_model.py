@@ -5,7 +5,7 @@ import torch
 
 from alibi_lm import model as model_module
 from alibi_lm.config import ModelConfig
-from alibi_lm.model import Decoder
+from alibi_lm.model import UNSCORED, Decoder
 from alibi_lm.positions import SCHEMES, Position, PositionConfig
 
 SIZES = ModelConfig(n_layers=2, n_heads=4, d_model=32, d_ff=64)
@@ -92,6 +92,36 @@ def test_losses_in_slices_equal_losses_at_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", 7 * VOCAB)
     with torch.no_grad():
         torch.testing.assert_close(net(x, y), at_once.detach())
+
+
+@torch.inference_mode()
+def test_a_target_that_is_not_scored_costs_nothing_and_changes_nothing() -> None:
+    x, y = batch(33)
+    net = decoder("t5")
+    some = y.clone()
+    some[:, ::3] = UNSCORED
+    losses = net(x, some)
+    assert (losses[:, ::3] == 0).all()
+    kept = some != UNSCORED
+    torch.testing.assert_close(losses[kept], net(x, y)[kept])
+    assert (net(x, torch.full_like(y, UNSCORED)) == 0).all()
+
+
+@pytest.mark.parametrize("position", SCHEMES)
+@torch.inference_mode()
+def test_a_window_hides_what_lies_beyond_it_in_every_layer(position: str) -> None:
+    """Through n layers a token reaches n (w - 1) places further, and no more."""
+    x, y = batch(60)
+    net = decoder(position)
+    layers, window = len(net.blocks), 7
+    changed = x.clone()
+    changed[:, 20] = (changed[:, 20] + 1) % VOCAB
+    before, after = net(x, y, window), net(changed, y, window)
+    reach = 20 + layers * (window - 1)
+    torch.testing.assert_close(before[:, reach + 1 :], after[:, reach + 1 :])
+    assert not torch.allclose(before[:, reach], after[:, reach])
+    assert torch.equal(net(x, y, 60), net(x, y))
+    assert net.backend(7) == net.backend() + "_window"
 
 
 @pytest.mark.parametrize("position", SCHEMES)

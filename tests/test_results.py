@@ -2,11 +2,20 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from samples import ROW
 
 from alibi_lm.errors import UserError
-from alibi_lm.results import COLUMNS, read_rows, write_csv, write_jsonl
+from alibi_lm.protocols import Protocol
+from alibi_lm.results import (
+    COLUMNS,
+    losses_file,
+    read_results,
+    read_rows,
+    write_csv,
+    write_jsonl,
+)
 
 BROKEN = dataclasses.replace(
     ROW, loss=math.nan, ppl=math.inf, nonfinite=3, commit="abc", dirty=True, seed=1
@@ -32,9 +41,39 @@ def test_nothing_is_lost(tmp_path: Path, suffix: str) -> None:
 
 def test_a_run_folder_is_read_by_its_results(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "results.jsonl", [ROW])
-    assert read_rows(tmp_path) == [ROW]
+    assert [result.row for result in read_results(tmp_path)] == [ROW]
     write_csv(tmp_path / "results.csv", [ROW, ROW])  # a sweep's folder
-    assert read_rows(tmp_path) == [ROW, ROW]
+    assert [result.row for result in read_results(tmp_path)] == [ROW, ROW]
+
+
+def test_losses_are_found_beside_their_rows_and_checked(tmp_path: Path) -> None:
+    losses = np.array([3.0, 3.5], np.float32)
+    row = dataclasses.replace(ROW, loss=3.25, tokens=2)
+    run = tmp_path / "runs" / row.run
+    file = losses_file(run, row.what)
+    file.parent.mkdir(parents=True)
+    np.save(file, losses)
+    write_jsonl(run / "results.jsonl", [row])
+    write_csv(tmp_path / "results.csv", [row])
+    for source in (run, run / "results.jsonl", tmp_path, tmp_path / "results.csv"):
+        (result,) = read_results(source)
+        assert result.losses() is not None
+        assert (result.losses() == losses).all()
+    elsewhere = tmp_path / "elsewhere.csv"
+    write_csv(elsewhere, [dataclasses.replace(row, run="gone")])
+    assert read_results(elsewhere)[0].losses() is None
+    np.save(file, losses[:1])
+    with pytest.raises(UserError, match="does not belong to its row"):
+        read_results(run)[0].losses()
+    file.write_bytes(b"no array")
+    with pytest.raises(UserError, match="is damaged"):
+        read_results(run)[0].losses()
+
+
+def test_what_names_the_measurement() -> None:
+    assert ROW.what == Protocol("nonoverlapping", 128, "validation", stride=128)
+    sampled = dataclasses.replace(ROW, protocol="same_targets", stride=None, tokens=9, window=4)
+    assert sampled.what == Protocol("same_targets", 128, "validation", sample=9, window=4)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ from alibi_lm.data.text import TextConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import UserError
 from alibi_lm.positions.t5 import T5Config
-from alibi_lm.runs import check_data, load_run, open_run, recipe, run_name
+from alibi_lm.runs import (
+    check_data,
+    load_run,
+    open_run,
+    recipe,
+    run_name,
+    settings,
+    variant,
+)
 from alibi_lm.training import train_run
 
 
@@ -61,7 +69,13 @@ def test_a_recipe_is_shared_by_schemes_lengths_and_seeds(
     assert recipe(small_config("rotary", seed=3, train_length=32), data) == shared
     assert recipe(replace(config, optim=replace(config.optim, lr=1e-4)), data) != shared
     assert recipe(small_config("t5"), data) == shared
-    assert recipe(replace(config, position=T5Config(max_distance=64)), data) != shared
+    # A scheme's own settings make another curve in the same comparison.
+    other = replace(config, position=T5Config(max_distance=64))
+    assert recipe(other, data) == shared
+    assert variant(other) == "max_distance=64"
+    assert variant(config) == ""
+    assert "optim.lr=0.005" in settings(config).split()
+    assert not any(word.startswith(("position", "seed")) for word in settings(config).split())
 
 
 def test_another_run_in_the_folder_is_refused(small_config: Callable[..., Config]) -> None:

@@ -30,6 +30,7 @@ def test_sweep_from_text_to_figure_twice(
     assert {row["backend"] for row in rows} == {"causal", "separable", "distance_blocks"}
     assert (tmp_path / "out" / "extrapolation.png").stat().st_size > 10_000
     assert (tmp_path / "out" / "table.md").read_text().strip() in first.stdout
+    assert "How sure are the differences?" in (tmp_path / "out" / "report.html").read_text()
 
     again = script("sweep", *arguments)
     assert again.returncode == 0, again.stderr
@@ -54,10 +55,32 @@ def test_train_then_evaluate_then_report(
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [row["eval_length"] for row in rows] == [20, 33]
 
+    more = script(
+        "evaluate",
+        f"run={folder}",
+        "evaluation.lengths=[20,33]",
+        "evaluation.protocols=[nonoverlapping,sliding,same_targets]",
+        "evaluation.stride=4",
+        "evaluation.targets=30",
+        "evaluation.attention=[full,window]",
+    )
+    assert more.returncode == 0, more.stderr
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines[:2]] == rows  # nothing is computed again
+    assert len(lines) == 3 * 2 * 2
+    assert "t5 window=16" in more.stdout
+
     reported = script("report", str(folder), str(folder / "results.jsonl"), "--output", "report")
     assert reported.returncode == 0, reported.stderr
-    assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 1 + 2
+    assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 1 + 12
     assert (tmp_path / "report" / "table.md").read_text().strip() in reported.stdout
+    published = script("report", str(folder), "--published", "--output", "paper")
+    assert published.returncode == 0, published.stderr
+    assert "Press et al. 2022" in (tmp_path / "paper" / "report.html").read_text()
+
+    pictures = script("bias", str(folder), "alibi", "--length", "40", "--output", "pictures")
+    assert pictures.returncode == 0, pictures.stderr
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"bias.png", "bias.svg"}
 
     other = script("train", *on_text, "position=alibi", "output=out", "run=mine")
     assert other.returncode == 2
@@ -72,7 +95,7 @@ def test_a_length_beyond_the_split_trains_nothing(
     assert result.returncode == 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert "evaluation.lengths: given 1000000, but the validation split of text has" in errors[0]
+    assert "evaluation.lengths: given 1000000, but the validation split has" in errors[0]
     assert not list((tmp_path / "out").rglob("*.*"))
 
 
@@ -107,3 +130,20 @@ def test_prepare(script: Script, on_text: list[str]) -> None:
     result = script("prepare", *on_text)
     assert result.returncode == 0, result.stderr
     assert "bytes per token" in result.stdout
+
+
+def test_reports_and_pictures_of_what_is_not_there(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.csv").write_text("a,b\n")
+    for arguments, line in (
+        (("report", "gone"), "error: cannot read gone: No such file"),
+        (("report", "empty"), "error: cannot read empty/results.jsonl: No such file"),
+        (("report", "x.csv"), "error: there are no rows to report on"),
+        (("bias", "rotary"), "error: rotary: position=rotary adds no bias"),
+        (("bias", "alibi", "--length", "1"), "error: --length: given 1, but it must be from 2"),
+    ):
+        result = script(*arguments)
+        assert result.returncode == 2
+        assert result.stderr.startswith(line), result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "outputs").exists()

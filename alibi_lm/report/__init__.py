@@ -1,0 +1,67 @@
+"""From results to a report: rows, tables, figures, claims, and one page with them all.
+
+Reads results (rows and, where they were kept, token losses) and nothing else; needs no torch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alibi_lm.errors import UserError
+from alibi_lm.files import write_atomically
+from alibi_lm.report.claims import check_claims, claims_table
+from alibi_lm.report.comparisons import Comparison, comparisons, titles
+from alibi_lm.report.csv_files import differences_csv, positions_csv
+from alibi_lm.report.figures import Panel, lengths_figure, panel, positions_figure, save
+from alibi_lm.report.loss_by_position import has_positions
+from alibi_lm.report.page import page
+from alibi_lm.report.tables import markdown, markdown_report
+from alibi_lm.results import Result, write_csv
+
+__all__ = ["summary", "write_report"]
+
+
+def summary(results: Sequence[Result], published: bool = False) -> str:
+    """The tables of perplexity in Markdown, as they are printed."""
+    return markdown_report(comparisons(results), published)
+
+
+def write_report(results: Sequence[Result], folder: Path, published: bool = False) -> list[Path]:
+    """Write everything into the folder; returns the paths, the page first.
+
+    published: lay the paper's numbers under ours.
+    """
+    if not results:
+        raise UserError("there are no rows to report on")
+    groups = comparisons(results)
+    named = titles(group.study for group in groups)
+    texts = {
+        "report.html": page(results, published),
+        "table.md": summary(results, published) + "\n",
+        "claims.md": markdown(claims_table(check_claims(groups), named), aligned=False) + "\n",
+        "loss_by_position.csv": positions_csv(groups),
+        "differences.csv": differences_csv(groups),
+    }
+    by_length = [group for group in groups if group.sample is None]
+    sampled = [group for group in groups if group.sample is not None]
+    with_positions = [group for group in by_length if has_positions(groups[group])]
+
+    def panels(chosen: list[Comparison], metric: str) -> list[Panel]:
+        return [panel(g, groups[g], named[g.study], metric, published) for g in chosen]
+
+    figures = {
+        "extrapolation": lengths_figure(panels(by_length, "ppl"), "ppl"),
+        "relative": lengths_figure(panels(by_length, "relative"), "relative"),
+        "same_targets": lengths_figure(panels(sampled, "ppl"), "ppl"),
+        "loss_by_position": positions_figure(panels(with_positions, "loss")),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
+        paths.append(folder / name)
+    write_csv(folder / "results.csv", [result.row for result in results])
+    paths.append(folder / "results.csv")
+    for name, figure in figures.items():
+        if figure is not None:
+            paths += save(figure, folder / name)
+    return paths

@@ -1,0 +1,201 @@
+"""Which results may be compared, as curves by evaluation length.
+
+A study is one text, one tokenizer and one recipe; within it, results of one protocol are comparable
+when they differ only in scheme, training length, window, seed and evaluation length.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from alibi_lm.results import COMPLETE, Result, Row
+
+# Field names of the schemes, for headings and labels.
+NAMES = {
+    "none": "NoPE",
+    "sinusoidal": "Sinusoidal",
+    "rotary": "Rotary",
+    "t5": "T5 bias",
+    "alibi": "ALiBi",
+}
+METRICS = {
+    "ppl": "Perplexity per token",
+    "word_ppl": "Perplexity per word",
+    "bpb": "Bits per byte",
+    "loss": "Loss (nats per token)",
+    "relative": "Perplexity / perplexity at the training length",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What comparable results have in common, whatever the protocol."""
+
+    dataset: str
+    split: str
+    tokenizer: str
+    settings: str
+    recipe: str  # stands for the settings and the text
+
+    @property
+    def title(self) -> str:
+        """For headings, where no other study bears the same."""
+        return f"{self.dataset} {self.split}, {self.tokenizer} tokens"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A study under one protocol."""
+
+    study: Study
+    protocol: str
+    stride: int | None = None  # of sliding
+    sample: int | None = None  # of same_targets
+
+    @property
+    def label(self) -> str:
+        """The protocol in words."""
+        if self.stride is not None:
+            return f"sliding, stride {self.stride}"
+        if self.sample is not None:
+            return f"same_targets, {self.sample} targets"
+        return self.protocol
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one model scored at one length."""
+
+    metrics: dict[str, float]
+    result: Result | None = None  # None for numbers that were not measured here
+
+    @property
+    def row(self) -> Row | None:
+        """The row of results that it comes from."""
+        return self.result.row if self.result else None
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether its token losses were kept."""
+        return self.result is not None and self.result.losses_file is not None
+
+    def losses(self) -> npt.NDArray[np.float64] | None:
+        """The loss of each token, if it was kept."""
+        return self.result.losses() if self.result else None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One scheme at one training length: by evaluation length and seed, what was scored."""
+
+    position: str
+    train_length: int
+    variant: str = ""  # the scheme's settings that are not its defaults
+    window: int | None = None  # keys that a query saw at most
+    points: dict[int, dict[int, Point]] = field(default_factory=dict)
+    out_of_memory: set[int] = field(default_factory=set)  # lengths
+
+    @property
+    def scheme(self) -> str:
+        """The scheme's word with what is not its default."""
+        window = f"window={self.window}" if self.window else ""
+        return " ".join(word for word in (self.position, self.variant, window) if word)
+
+    @property
+    def name(self) -> str:
+        """The scheme's name for readers."""
+        words = [NAMES.get(self.position, self.position), self.variant]
+        return " ".join(filter(None, words)) + (f", window {self.window}" if self.window else "")
+
+    @property
+    def lengths(self) -> list[int]:
+        """The evaluation lengths with results, ascending."""
+        return sorted(self.points)
+
+    def values(self, metric: str) -> dict[int, list[float]]:
+        """By evaluation length, the metric of each seed that has it."""
+        values = {}
+        for length in self.lengths:
+            by_seed = self.points[length]
+            if metric == "relative":
+                base = self.points.get(self.train_length, {})
+                both = [seed for seed in by_seed if seed in base]
+                found = [by_seed[s].metrics["ppl"] / base[s].metrics["ppl"] for s in both]
+            else:
+                found = [p.metrics[metric] for p in by_seed.values() if metric in p.metrics]
+            if found:
+                values[length] = found
+        return values
+
+    def means(self, metric: str) -> dict[int, float]:
+        """By evaluation length, the mean of the metric over seeds."""
+        return {at: sum(seeds) / len(seeds) for at, seeds in self.values(metric).items()}
+
+    def losses(self, length: int) -> npt.NDArray[np.float64] | None:
+        """The loss of each token, averaged over seeds; None if those of any seed were not kept."""
+        found = [point.losses() for point in self.points[length].values()]
+        kept = [losses for losses in found if losses is not None]
+        if len(kept) < len(found):
+            return None
+        mean: npt.NDArray[np.float64] = np.stack(kept).mean(axis=0)
+        return mean
+
+
+def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
+    """The results in comparable groups, each as curves in the order of their first appearance."""
+    groups: dict[Comparison, dict[tuple[object, ...], Curve]] = {}
+    for result in results:
+        row = result.row
+        study = Study(row.dataset, row.split, row.tokenizer, row.settings, row.recipe)
+        group = Comparison(
+            study,
+            row.protocol,
+            stride=row.stride if row.protocol == "sliding" else None,
+            sample=row.tokens if row.protocol == "same_targets" else None,
+        )
+        key = (row.position, row.train_length, row.variant, row.window)
+        curve = groups.setdefault(group, {}).setdefault(key, Curve(*key))
+        if row.status != COMPLETE:
+            curve.out_of_memory.add(row.eval_length)
+            continue
+        metrics = {name: float(getattr(row, name)) for name in METRICS if hasattr(row, name)}
+        # A later row replaces an earlier one.
+        curve.points.setdefault(row.eval_length, {})[row.seed] = Point(metrics, result)
+    return {group: [*curves.values()] for group, curves in groups.items()}
+
+
+def titles(studies: Iterable[Study]) -> dict[Study, str]:
+    """The title of each study, with the settings that differ where titles alone are shared."""
+    studies = list(dict.fromkeys(studies))
+    shared = Counter(study.title for study in studies)
+    named = {}
+    for study in studies:
+        same = [other for other in studies if other.title == study.title]
+        named[study] = study.title
+        if shared[study.title] > 1:
+            mine = study.settings.split()
+            differ = [w for w in mine if not all(w in o.settings.split() for o in same)]
+            named[study] += ", " + (" ".join(differ) or "another text")
+    # What settings do not tell apart, the hash does.
+    again = Counter(named.values())
+    return {s: name if again[name] == 1 else f"{name}, {s.recipe}" for s, name in named.items()}
+
+
+def protocol_note(group: Comparison) -> str:
+    """What the protocol scores, for whoever reads a table of it."""
+    if group.sample is not None:
+        return (
+            f"the same {group.sample} tokens at every length, each with exactly that much context"
+        )
+    if group.stride is not None:
+        return f"every token once, {group.stride} new ones per window"
+    return "every token once, in blocks of the evaluation length"
+
+
+def seeds_of(curves: Sequence[Curve]) -> str:
+    """How many seeds stand behind the points, as `3` or `1 to 3`."""
+    counts = {len(seeds) for curve in curves for seeds in curve.points.values()} or {0}
+    return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts))

@@ -1,0 +1,284 @@
+"""Figures: a metric by evaluation length, and loss by position in the window.
+
+A figure has a panel for each comparison; seeds are averaged, with their range as a band. Saved as
+PNG and as SVG, in which every point tells its value when pointed at.
+"""
+
+import io
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alibi_lm.files import write_atomically
+from alibi_lm.report.comparisons import METRICS, Comparison, Curve, seeds_of
+from alibi_lm.report.loss_by_position import loss_by_position
+from alibi_lm.report.published import curves_to_compare, is_the_papers_data
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that colour-blind readers tell apart (Okabe and Ito).
+COLOURS = {
+    "none": "#777777",
+    "sinusoidal": "#D55E00",
+    "rotary": "#E69F00",
+    "t5": "#009E73",
+    "alibi": "#0072B2",
+}
+SPARE_COLOURS = ("#CC79A7", "#000000", "#8C564B", "#7B4FB5")
+MARKERS = {"none": "v", "sinusoidal": "o", "rotary": "s", "t5": "D", "alibi": "^"}
+LINE_STYLES = ("-", "--", "-.")
+WINDOW_STYLE = (0, (1, 1.5))
+PANELS_IN_A_ROW = 3
+LOG_SCALE_FROM = 3.0  # ratio of largest to smallest value
+LINE_OF_TEXT = 0.058  # of a panel's height
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes: what is compared, and the paper's curves to lay under it."""
+
+    heading: str
+    curves: Sequence[Curve]
+    paper: Sequence[Curve] = field(default=())
+    length_label: str = ""
+
+
+def panel(
+    group: Comparison, curves: Sequence[Curve], title: str, metric: str, published: bool
+) -> Panel:
+    """The panel of a comparison; `published`: with the paper's curves where they compare.
+
+    Relative to the training length they always do, as plain numbers only on the paper's own text.
+    """
+    comparable = metric == "relative" or (metric != "bpb" and is_the_papers_data(group.study))
+    paper = curves_to_compare(group, curves) if published and comparable else []
+    label = "Context (tokens)" if group.sample is not None else "Evaluation length (tokens)"
+    return Panel(f"{title}, {group.label}", curves, paper, label)
+
+
+def lengths_figure(panels: Sequence[Panel], metric: str) -> "Figure | None":
+    """A metric against evaluation length; None without panels."""
+    if not panels:
+        return None
+    fig, all_axes = _grid(len(panels))
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _draw_lengths(axes, panel, metric)
+    return fig
+
+
+def positions_figure(panels: Sequence[Panel]) -> "Figure | None":
+    """Loss against tokens of context, each curve at its longest evaluation length."""
+    if not panels:
+        return None
+    fig, all_axes = _grid(len(panels))
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _draw_positions(axes, panel)
+    return fig
+
+
+def save(fig: "Figure", path: Path) -> list[Path]:
+    """Write PATH.png and PATH.svg; returns their paths."""
+    image = io.BytesIO()
+    fig.savefig(image, format="png", dpi=200)
+    png, vector = path.with_suffix(".png"), path.with_suffix(".svg")
+    write_atomically(png, image.getvalue())
+    write_atomically(vector, svg(fig))
+    return [png, vector]
+
+
+def svg(fig: "Figure") -> str:
+    """The figure as SVG: text stays text, and what is marked as a tip becomes one."""
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    salt = " ".join(axes.get_title(loc="left") + axes.get_ylabel() for axes in fig.axes)
+    # A page holds many figures; the salt keeps their inner names apart and the file reproducible.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        fig.savefig(text, format="svg", metadata={"Date": None})
+    return re.sub(r'<g id="tip:([^"]*?)( #\d+)?">', r"<g><title>\1</title>", text.getvalue())
+
+
+def colour(position: str) -> str:
+    """The scheme's colour; one that is not listed keeps the same spare colour everywhere."""
+    spare = SPARE_COLOURS[zlib.crc32(position.encode()) % len(SPARE_COLOURS)]
+    return COLOURS.get(position, spare)
+
+
+def _grid(n_panels: int) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n_columns = min(n_panels, PANELS_IN_A_ROW)
+    n_rows = -(-n_panels // n_columns)
+    fig = Figure(figsize=(6.4 * n_columns, 4.0 * n_rows), layout="constrained")
+    FigureCanvasAgg(fig)
+    all_axes = list(fig.subplots(n_rows, n_columns, squeeze=False).flatten())
+    for axes in all_axes[n_panels:]:
+        axes.set_visible(False)
+    return fig, all_axes[:n_panels]
+
+
+def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
+    relative = metric == "relative"
+    train_lengths = sorted({curve.train_length for curve in panel.curves})
+    ends: list[tuple[str, str, float]] = []
+    drawn: list[float] = []
+    for curve in [*panel.paper, *panel.curves]:
+        ours = curve in panel.curves
+        means = {at: y for at, y in curve.means(metric).items() if math.isfinite(y)}
+        if not means:
+            continue
+        unit = curve.train_length if relative else 1
+        means = {at: y for at, y in means.items() if not relative or at >= curve.train_length}
+        drawn += means.values()
+        x = [at / unit for at in means]
+        style = LINE_STYLES[train_lengths.index(curve.train_length) % 3] if ours else "--"
+        axes.plot(
+            x,
+            list(means.values()),
+            color=colour(curve.position),
+            marker=MARKERS.get(curve.position, "x") if ours else None,
+            linestyle=WINDOW_STYLE if curve.window else style,
+            markersize=5,
+            linewidth=1.6 if ours else 0.9,
+            alpha=1.0 if ours else 0.7,
+        )
+        if ours:
+            seeds = [curve.values(metric)[at] for at in means]
+            low, high = [min(s) for s in seeds], [max(s) for s in seeds]
+            axes.fill_between(x, low, high, color=colour(curve.position), alpha=0.18, linewidth=0)
+            several = len(train_lengths) > 1 and not relative
+            label = f"{curve.name}, L = {curve.train_length}" if several else curve.name
+            ends.append((label, curve.position, list(means.values())[-1]))
+        source = "" if ours else "paper: "
+        for at, y in means.items():
+            tip = f"{source}{curve.name}, L = {curve.train_length}, at {at:,}: {y:.4g}"
+            _tip(axes, at / unit, y, tip)
+    lengths = sorted({at for curve in panel.curves for at in curve.points})
+    axes.set_xscale("log", base=2)
+    if relative:
+        multiples = sorted({at / c.train_length for c in panel.curves for at in c.points})
+        shown = [multiple for multiple in multiples if multiple >= 1]
+        axes.set_xticks(shown, [f"{multiple:g}" for multiple in shown])
+        axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
+        axes.set_xlabel("Evaluation length / training length")
+    else:
+        _length_ticks(axes, lengths)
+        _mark_training(axes, train_lengths)
+        axes.set_xlabel(panel.length_label)
+    axes.minorticks_off()
+    _scale_values(axes, drawn)
+    axes.set_ylabel(METRICS[metric])
+    _finish(axes, panel, ends)
+
+
+def _draw_positions(axes: "Axes", panel: Panel) -> None:
+    ends, shown = [], set()
+    for curve in panel.curves:
+        if not curve.points or not (bins := loss_by_position(curve, curve.lengths[-1])):
+            continue
+        shown.add(curve.lengths[-1])
+        x = [math.sqrt(found.context_from * found.context_to) for found in bins]
+        y = [found.loss for found in bins]
+        axes.plot(
+            x,
+            y,
+            color=colour(curve.position),
+            linestyle=WINDOW_STYLE if curve.window else "-",
+            marker=MARKERS.get(curve.position, "x"),
+            markersize=3.5,
+            linewidth=1.4,
+        )
+        ends.append((curve.name, curve.position, y[-1]))
+        for found, place in zip(bins, x, strict=True):
+            tip = f"{curve.name}, {found.context_from:,} to {found.context_to:,} tokens of context"
+            _tip(axes, place, found.loss, f"{tip}: {found.loss:.3f} ({found.tokens:,} tokens)")
+    axes.set_xscale("log", base=2)
+    longest = max(shown, default=1)
+    _length_ticks(axes, [2**i for i in range(0, int(math.log2(longest)) + 1, 2)])
+    axes.minorticks_off()
+    _mark_training(axes, sorted({curve.train_length for curve in panel.curves}))
+    at = " and ".join(f"{length:,}" for length in sorted(shown))
+    axes.set_xlabel(f"Context (tokens) in windows of {at}")
+    axes.set_ylabel("Loss (nats per token)")
+    _finish(axes, panel, ends)
+
+
+def _tip(axes: "Axes", x: float, y: float, text: str) -> None:
+    """An unseen disc that tells `text` in the SVG; the number keeps equal texts apart."""
+    number = len(axes.lines)
+    axes.plot([x], [y], "o", markersize=9, alpha=0, gid=f"tip:{text} #{number}")
+
+
+def _length_ticks(axes: "Axes", lengths: Sequence[int]) -> None:
+    """A tick for each length, or for powers of two where lengths are many."""
+    if len(lengths) > 9:
+        first, last = math.log2(lengths[0]), math.log2(lengths[-1])
+        lengths = [2**i for i in range(math.ceil(first), math.floor(last) + 1)]
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+
+
+def _mark_training(axes: "Axes", train_lengths: Sequence[int]) -> None:
+    for length in train_lengths:
+        axes.axvline(length, color="0.6", linestyle=(0, (2, 2)), linewidth=1, zorder=0)
+        axes.annotate(
+            f"trained at {length:,}",
+            (length, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -2),
+            textcoords="offset points",
+            color="0.4",
+            fontsize=8,
+            va="top",
+        )
+
+
+def _finish(axes: "Axes", panel: Panel, ends: list[tuple[str, str, float]]) -> None:
+    n_seeds = seeds_of(panel.curves)
+    seeds = f"; mean and range of {n_seeds} seeds" if n_seeds not in "01" else ""
+    heading = panel.heading + seeds
+    if panel.paper:
+        at = panel.paper[0].train_length
+        heading += f"\ndashed: Press et al. 2022, WikiText-103, L = {at:,}"
+    axes.set_title(heading, fontsize=9, color="0.3", loc="left")
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    _name_curves(axes, ends)
+
+
+def _name_curves(axes: "Axes", ends: list[tuple[str, str, float]]) -> None:
+    """Write each curve's name at its right end, moved apart where ends lie close."""
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the limits
+    to_axes = axes.transData + axes.transAxes.inverted()
+    x = axes.get_xlim()[1]
+    placed = sorted((float(to_axes.transform((x, y))[1]), label, p) for label, p, y in ends)
+    place = -math.inf
+    for height, label, position in placed:
+        place = max(height, place + LINE_OF_TEXT)
+        axes.annotate(
+            label,
+            (1.01, place),
+            xycoords="axes fraction",
+            color=colour(position),
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _scale_values(axes: "Axes", values: list[float]) -> None:
+    """Logarithmic where values part by more than a small factor, with plain numbers on it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if not values or min(values) <= 0 or max(values) / min(values) < LOG_SCALE_FROM:
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,163 @@
+"""The report as one HTML page that opens from disk, without network.
+
+The reader chooses data, protocol and metric; every view is drawn beforehand, and the page's few
+lines of script show one of them. Without script, all are shown.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from alibi_lm.report.claims import Checked, Finding, check_claims
+from alibi_lm.report.comparisons import (
+    METRICS,
+    Comparison,
+    Curve,
+    Study,
+    comparisons,
+    protocol_note,
+    seeds_of,
+    titles,
+)
+from alibi_lm.report.csv_files import differences_csv, positions_csv
+from alibi_lm.report.differences import to_the_best
+from alibi_lm.report.figures import lengths_figure, panel, positions_figure, svg
+from alibi_lm.report.loss_by_position import has_positions
+from alibi_lm.report.published import SOURCE
+from alibi_lm.report.tables import Table, lengths_table, notes, paper_table
+from alibi_lm.results import Result, csv_text
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+@dataclass(frozen=True)
+class MetricView:
+    """One metric of a comparison: the figure and the table."""
+
+    metric: str
+    svg: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the page shows of one comparison."""
+
+    study: str  # title
+    protocol: str
+    note: str
+    n_seeds: str
+    metrics: list[MetricView]
+    differences: Table | None
+    positions_svg: str | None
+    paper: Table | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A claim as found in one study."""
+
+    study: str
+    checked: Checked
+    ours: Finding
+
+
+def page(results: Sequence[Result], published: bool = False) -> str:
+    """The whole page."""
+    groups = comparisons(results)
+    named = titles(group.study for group in groups)
+    views = [_view(group, groups[group], named[group.study], published) for group in groups]
+    claims = [
+        ClaimView(named[study], checked, ours)
+        for checked in check_claims(groups)
+        for study, ours in checked.ours.items()
+    ]
+    rows = [result.row for result in results]
+    return _template().render(
+        views=views,
+        claims=claims,
+        metrics=METRICS,
+        source=SOURCE,
+        downloads={
+            "results.csv": _data(csv_text(rows)),
+            "loss_by_position.csv": _data(positions_csv(groups)),
+            "differences.csv": _data(differences_csv(groups)),
+        },
+        provenance=_provenance(groups, named, results),
+    )
+
+
+def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -> View:
+    metrics = []
+    for metric in METRICS:
+        figure = lengths_figure([panel(group, curves, title, metric, published)], metric)
+        if figure is not None and any(curve.values(metric) for curve in curves):
+            metrics.append(MetricView(metric, _inline(svg(figure)), lengths_table(curves, metric)))
+    positions = None
+    if group.sample is None and has_positions(curves):
+        positions = positions_figure([panel(group, curves, title, "loss", published)])
+    return View(
+        study=title,
+        protocol=group.label,
+        note=protocol_note(group),
+        n_seeds=seeds_of(curves),
+        metrics=metrics,
+        differences=to_the_best(curves),
+        positions_svg=_inline(svg(positions)) if positions else None,
+        paper=paper_table(group, curves) if published else None,
+        notes=notes(curves),
+    )
+
+
+def _provenance(
+    groups: Mapping[Comparison, list[Curve]], named: dict[Study, str], results: Sequence[Result]
+) -> list[tuple[str, str]]:
+    """What the rows say of where they come from, for the foot of the page."""
+
+    def all_of(key: str) -> str:
+        values = dict.fromkeys(str(getattr(result.row, key)) for result in results)
+        return ", ".join(values)
+
+    keys = {
+        "commit": "code (commit)",
+        "torch": "torch",
+        "device": "device",
+        "dtype": "dtype",
+        "backend": "attention",
+        "n_parameters": "parameters",
+        "train_tokens": "training tokens",
+        "tokens": "tokens scored",
+        "vocab_size": "vocabulary",
+    }
+    facts = [("rows", str(len(results)))]
+    facts += [(name, all_of(key)) for key, name in keys.items()]
+    studies = dict.fromkeys(group.study for group in groups)
+    facts += [(f"settings of {named[study]}", study.settings) for study in studies]
+    return facts
+
+
+def _inline(drawing: str) -> str:
+    """The <svg> element without what stands before it in a file, as wide as the page lets it."""
+    return drawing[drawing.index("<svg") :]
+
+
+def _data(text: str) -> str:
+    return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("alibi_lm.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")

@@ -1,0 +1,159 @@
+"""Tables of schemes by lengths, as the paper prints them, written as Markdown or HTML."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from alibi_lm.report.comparisons import (
+    METRICS,
+    Comparison,
+    Curve,
+    protocol_note,
+    seeds_of,
+    titles,
+)
+from alibi_lm.report.published import SOURCE, curves_to_compare
+
+NEAR = 1.05  # two multiples of the training length are compared if they differ by less
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in cells; `best` are (line, column) of those to mark."""
+
+    head: list[str]
+    body: list[list[str]]
+    best: frozenset[tuple[int, int]] = frozenset()
+    texts: int = 1  # columns of words at the left, the others are numbers
+
+
+def markdown(table: Table, aligned: bool = True) -> str:
+    """The table in Markdown, the best cells bold; aligned: to be read as plain text too."""
+    body = [
+        [f"**{cell}**" if (i, j) in table.best else cell for j, cell in enumerate(line)]
+        for i, line in enumerate(table.body)
+    ]
+    lines = [table.head, *body] if aligned else [["---"] * len(table.head)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
+
+    def line(cells: list[str]) -> str:
+        placed = (
+            cell.ljust(width) if i < table.texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "| " + " | ".join(placed) + " |"
+
+    rule = [
+        "-" * width if i < table.texts else "-" * (width - 1) + ":"
+        for i, width in enumerate(widths)
+    ]
+    return "\n".join([line(table.head), line(rule), *map(line, body)])
+
+
+def lengths_table(curves: Sequence[Curve], metric: str = "ppl") -> Table:
+    """Schemes by evaluation lengths; the lowest of each column is best."""
+    lengths = sorted({at for curve in curves for at in {*curve.points, *curve.out_of_memory}})
+    body = [
+        [curve.scheme, str(curve.train_length), *(_cell(curve, at, metric) for at in lengths)]
+        for curve in curves
+    ]
+    best = set()
+    for column, at in enumerate(lengths):
+        there = {i: c.means(metric)[at] for i, c in enumerate(curves) if at in c.means(metric)}
+        lowest = min(filter(math.isfinite, there.values()), default=math.nan)
+        if any(mean != lowest for mean in there.values()):  # nothing is best where all are equal
+            best |= {(i, 2 + column) for i, mean in there.items() if mean == lowest}
+    return Table(["position", "L", *map(str, lengths)], body, frozenset(best))
+
+
+def _cell(curve: Curve, length: int, metric: str) -> str:
+    seeds = curve.values(metric).get(length)
+    if not seeds:
+        return "OOM" if length in curve.out_of_memory else "-"
+    mean = sum(seeds) / len(seeds)
+    digits = 3 if metric in ("loss", "bpb", "relative") else 2
+    spread = f" ± {number((max(seeds) - min(seeds)) / 2, digits)}" if len(seeds) > 1 else ""
+    return number(mean, digits) + spread
+
+
+def number(x: float, digits: int = 2) -> str:
+    """For a table's cell."""
+    return f"{x:.{digits}f}" if not x >= 1e5 else f"{x:.2e}"
+
+
+def caption(group: Comparison, curves: Sequence[Curve], title: str, metric: str) -> str:
+    """What a table or figure shows: metric, data, protocol, seeds."""
+    n_seeds = seeds_of(curves)
+    seeds = f"; mean of {n_seeds} seeds ± half their range" if n_seeds not in "01" else ""
+    return f"{METRICS[metric]}; {title}; {group.label} ({protocol_note(group)}){seeds}"
+
+
+def markdown_report(groups: Mapping[Comparison, list[Curve]], published: bool = False) -> str:
+    """All tables of perplexity, one for each comparison, with the paper's numbers if wanted."""
+    named = titles(group.study for group in groups)
+    parts = []
+    for group, curves in groups.items():
+        parts.append(caption(group, curves, named[group.study], "ppl") + "; best of a column bold")
+        parts.append(markdown(lengths_table(curves)))
+        parts += notes(curves)
+        if published and (theirs := paper_table(group, curves)):
+            parts += [f"Against {SOURCE}, WikiText-103, {group.label}", markdown(theirs)]
+    return "\n\n".join(parts)
+
+
+def notes(curves: Sequence[Curve]) -> list[str]:
+    """What a reader must know of the results: losses that are not finite, code not committed."""
+    rows = [p.row for c in curves for seeds in c.points.values() for p in seeds.values() if p.row]
+    found = []
+    if broken := [row for row in rows if row.nonfinite]:
+        words = ", ".join(
+            f"{row.position} at {row.eval_length} ({row.nonfinite} of {row.tokens} tokens)"
+            for row in broken
+        )
+        found.append(f"Losses that are not finite: {words}.")
+    if any(row.dirty for row in rows):
+        found.append("Some rows were measured by code with changes that were not committed.")
+    commits = {row.commit for row in rows if row.commit}
+    if len(commits) > 1:
+        found.append(f"The rows were measured by {len(commits)} different commits.")
+    return found
+
+
+def paper_table(group: Comparison, curves: Sequence[Curve]) -> Table | None:
+    """Our perplexities beside the paper's at (nearly) the same multiple of the training length."""
+    theirs = {curve.position: curve for curve in curves_to_compare(group, curves)}
+    body = []
+    for curve in curves:
+        paper = theirs.get(curve.position)
+        if paper is None or curve.window or curve.variant:
+            continue
+        ours, ratios = curve.means("ppl"), curve.means("relative")
+        for length in ours:
+            at = nearest(paper, length / curve.train_length)
+            if at is None:
+                continue
+            body.append(
+                [
+                    curve.position,
+                    str(curve.train_length),
+                    str(length),
+                    number(ours[length]),
+                    number(ratios[length], 3) if length in ratios else "-",
+                    str(paper.train_length),
+                    str(at),
+                    number(paper.means("ppl")[at]),
+                    number(paper.means("relative")[at], 3),
+                ]
+            )
+    head = ["position", "L", "length", "ppl", "ppl / at L"]
+    head += ["paper: L", "paper: length", "paper: ppl", "paper: ppl / at L"]
+    return Table(head, body) if body else None
+
+
+def nearest(curve: Curve, multiple: float) -> int | None:
+    """The evaluation length nearest to that multiple of the training length, if near enough."""
+    wanted = multiple * curve.train_length
+    if not curve.points:
+        return None
+    at = min(curve.points, key=lambda length: abs(math.log(length / wanted)))
+    return at if max(at / wanted, wanted / at) < NEAR else None

@@ -1,0 +1,135 @@
+"""Every claim on results that are made to fulfil it, and on results that are made not to."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from samples import ROW, result
+
+from alibi_lm.report.claims import CLAIMS, FAILS, HOLDS, NOT_MEASURED, check_claims, claims_table
+from alibi_lm.report.comparisons import comparisons, titles
+from alibi_lm.results import Result
+
+HOLDS_UP, SHORTER, ORDER, SPEED, EARLY, RISES = range(len(CLAIMS))
+
+
+def verdicts(results: list[Result]) -> list[str]:
+    found = []
+    for checked in check_claims(comparisons(results)):
+        (ours,) = checked.ours.values()
+        found.append(ours.verdict)
+    return found
+
+
+def blocks(
+    folder: Path, position: str, rise: float, train_length: int = 16, seeds: int = 1
+) -> list[Result]:
+    """Nonoverlapping up to 16 L; past the training length a token costs `rise` more."""
+    loss_of: Callable[[int], float] = lambda context: 3 + rise * (context > train_length)  # noqa: E731
+    return [
+        result(
+            folder,
+            loss_of,
+            position=position,
+            train_length=train_length,
+            eval_length=k * train_length,
+            stride=k * train_length,
+            seed=seed,
+        )
+        for k in (1, 2, 16)
+        for seed in range(seeds)
+    ]
+
+
+def test_nothing_measured() -> None:
+    assert verdicts([Result(ROW)]) == [NOT_MEASURED] * len(CLAIMS)
+
+
+def test_the_papers_numbers_fulfil_the_papers_claims() -> None:
+    papers = [checked.paper for checked in check_claims(comparisons([Result(ROW)]))]
+    assert [finding.verdict for finding in papers] == [HOLDS] * 5 + [NOT_MEASURED]
+    assert (
+        "L = 1,024, rise to 12,024: rotary 4.527, T5 1.774, ALiBi 0.965" in papers[ORDER].evidence
+    )
+    assert "L = 512: speed 0.993, memory 1.000 of sinusoidal's" in papers[SPEED].evidence
+    assert any("512 at 3,072 / sinusoidal L = 3,072: 0.986" in e for e in papers[SHORTER].evidence)
+
+
+@pytest.mark.parametrize(
+    ("alibi", "sinusoidal", "rotary", "verdict"),
+    [(-0.1, 0.5, 0.3, HOLDS), (0.1, 0.5, 0.3, FAILS), (-0.1, 0.5, 0.0, FAILS)],
+)
+def test_holding_up(
+    tmp_path: Path, alibi: float, sinusoidal: float, rotary: float, verdict: str
+) -> None:
+    made = blocks(tmp_path, "alibi", alibi, seeds=2) + blocks(tmp_path, "sinusoidal", sinusoidal)
+    assert verdicts(made)[HOLDS_UP] == NOT_MEASURED
+    assert verdicts(made + blocks(tmp_path, "rotary", rotary))[HOLDS_UP] == verdict
+
+
+@pytest.mark.parametrize(
+    ("alibi", "t5", "rotary", "verdict"),
+    [(-0.1, 0.2, 0.4, HOLDS), (-0.1, 0.4, 0.2, FAILS), (0.3, 0.2, 0.4, FAILS)],
+)
+def test_order(tmp_path: Path, alibi: float, t5: float, rotary: float, verdict: str) -> None:
+    made = blocks(tmp_path, "alibi", alibi) + blocks(tmp_path, "t5", t5)
+    assert verdicts(made)[ORDER] == NOT_MEASURED
+    assert verdicts(made + blocks(tmp_path, "rotary", rotary))[ORDER] == verdict
+
+
+@pytest.mark.parametrize(("rise", "verdict"), [(-0.2, HOLDS), (0.2, FAILS)])
+def test_a_shorter_training_length(tmp_path: Path, rise: float, verdict: str) -> None:
+    made = blocks(tmp_path, "alibi", rise, 16) + blocks(tmp_path, "sinusoidal", 0.0, 32)
+    assert verdicts(made)[SHORTER] == verdict
+
+
+@pytest.mark.parametrize(("slide", "verdict"), [(0.0, HOLDS), (-0.3, FAILS)])
+def test_early_tokens(tmp_path: Path, slide: float, verdict: str) -> None:
+    """Blocks gain 0.4 nats or so; with stride 1 the model gains all of it or nothing."""
+    made = blocks(tmp_path, "alibi", -0.4)
+    for length in (16, 256):
+        made.append(
+            result(
+                tmp_path,
+                lambda context: 3 + slide * (context > 16),
+                train_length=16,
+                eval_length=length,
+                protocol="sliding",
+                stride=1,
+            )
+        )
+    assert verdicts(made)[EARLY] == verdict
+
+
+@pytest.mark.parametrize(("rise", "verdict"), [(0.1, HOLDS), (-0.1, FAILS), (0.0, FAILS)])
+def test_rising_past_the_training_length(tmp_path: Path, rise: float, verdict: str) -> None:
+    made = [
+        result(
+            tmp_path,
+            lambda context: 3 + rise * (context > 64),
+            eval_length=length,
+            protocol="same_targets",
+            stride=None,
+            tokens=200,
+        )
+        for length in (64, 256)
+    ]
+    assert verdicts(made)[RISES] == verdict
+
+
+def test_windows_and_variants_are_other_models(tmp_path: Path) -> None:
+    made = [
+        result(tmp_path, lambda c: 3.0, eval_length=length, protocol="same_targets", stride=None,
+               tokens=50, window=64)
+        for length in (64, 256)
+    ]  # fmt: skip
+    assert verdicts(made)[RISES] == NOT_MEASURED
+
+
+def test_table_states_claim_rule_and_both_findings(tmp_path: Path) -> None:
+    groups = comparisons(blocks(tmp_path, "alibi", -0.1))
+    named = titles(group.study for group in groups)
+    table = claims_table(check_claims(groups), named)
+    assert table.head == ["claim", "rule", "in the paper", "data", "here"]
+    assert len(table.body) == len(CLAIMS)
+    assert all(cell for line in table.body for cell in line)

@@ -1,0 +1,128 @@
+"""The page in a real browser, opened from disk, its choices made as a reader makes them."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+from samples import result, study
+
+from alibi_lm.report.page import page
+from alibi_lm.results import Result
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def several(folder: Path) -> list[Result]:
+    """Two studies, one with two protocols; a name that HTML would misread."""
+    sampled = [
+        result(folder, lambda c: 3 + c / 1000, protocol="same_targets", stride=None, tokens=50,
+               eval_length=length)
+        for length in (64, 256)
+    ]  # fmt: skip
+    return [*study(folder), *sampled, *study(folder, dataset="<b>novels & tales</b>")]
+
+
+def test_holds_all_it_needs(text: str) -> None:
+    assert "<b>novels" not in text
+    assert "&lt;b&gt;novels &amp; tales" in text
+    # Nothing is fetched: addresses are names of XML dialects or data of its own.
+    for address in re.findall(r'(?:src|href)="([^"]*)"', text):
+        assert address.startswith(("#", "data:")), address
+    assert "url(http" not in text
+    assert "@import" not in text
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return page(several(tmp_path_factory.mktemp("page")), published=True)
+
+
+@pytest.fixture
+def opened(text: str, tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
+    """The page in a browser, and what the browser complains of or asks the network for."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None and not os.environ.get("CI"):
+        pytest.skip(f"needs one of {', '.join(BROWSERS)}")
+    from playwright.sync_api import sync_playwright
+
+    file = tmp_path / "report.html"
+    file.write_text(text, encoding="utf-8")
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        tab = chromium.new_page(viewport={"width": 1100, "height": 900})
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("console", lambda line: complaints.append(line.text))
+        tab.on(
+            "request",
+            lambda r: None if r.url.startswith(("file:", "data:")) else complaints.append(r.url),
+        )
+        tab.goto(file.as_uri())
+        yield tab, complaints
+        chromium.close()
+
+
+def shown(tab: Any, selector: str) -> int:
+    return int(tab.locator(f"{selector}:visible").count())
+
+
+def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None:
+    tab, complaints = opened
+    assert tab.locator("#study option").all_inner_texts() == [
+        "stdlib validation, bpe tokens",
+        "<b>novels & tales</b> validation, bpe tokens",
+    ]
+    assert tab.locator("#protocol option").all_inner_texts() == [
+        "nonoverlapping",
+        "same_targets, 50 targets",
+    ]
+    # One view with one metric is shown: a figure and its table, differences, positions, paper.
+    assert shown(tab, ".view") == 1
+    assert shown(tab, ".metric") == 1
+    assert shown(tab, "figure svg") == 2
+    assert "Perplexity per token" in tab.locator("figure svg:visible").first.text_content()
+    before = tab.locator(".metric:visible td").all_inner_texts()
+
+    tab.select_option("#metric", "bpb")
+    assert "Bits per byte" in tab.locator("figure svg:visible").first.text_content()
+    assert tab.locator(".metric:visible td").all_inner_texts() != before
+    tab.select_option("#protocol", "same_targets, 50 targets")
+    assert tab.input_value("#metric") == "bpb"
+    assert shown(tab, "figure svg") == 1
+    assert "Context (tokens)" in tab.locator("figure svg:visible").first.text_content()
+
+    claims = tab.locator(".claim:visible")
+    assert claims.count() == 6
+    assert "not measured" in claims.nth(3).inner_text()
+    tab.select_option("#study", index=1)
+    assert tab.locator("#protocol option").all_inner_texts() == ["nonoverlapping"]
+    assert shown(tab, ".claim") == 6
+
+    # The choice is in the address: opened again, it is there again.
+    tab.select_option("#metric", "word_ppl")
+    tab.reload()
+    assert tab.input_value("#metric") == "word_ppl"
+    assert tab.locator("#study").input_value().startswith("<b>novels")
+
+    picture = tmp_path / "page.png"
+    tab.screenshot(path=picture)
+    image = imread(picture)
+    # The middle of the picture is the figure: ink on white, not an empty frame.
+    assert len({tuple(pixel) for pixel in image[300:800, 100:1000].reshape(-1, 4)[::97]}) > 10
+    assert complaints == []
+
+
+def test_pointing_at_a_mark_finds_its_value(opened: tuple[Any, list[str]]) -> None:
+    tab, _ = opened
+    mark = tab.locator(".metric:visible svg g", has=tab.locator("title")).last
+    box = mark.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    told = tab.evaluate(
+        "([x, y]) => document.elementFromPoint(x, y).closest('g:has(> title)')?.textContent", [x, y]
+    )
+    assert re.search(r"L = 64, at \d+: [\d.]+", told)
