@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from alibi_lm.report.comparisons import Comparison, Curve, Study
 from alibi_lm.report.differences import seed_differences
 from alibi_lm.report.intervals import Interval, difference
-from alibi_lm.report.published import perplexities, speeds
+from alibi_lm.report.published import WIKITEXT, perplexities, speeds
 from alibi_lm.report.tables import Table, nearest
 
 HOLDS, FAILS, NOT_MEASURED = "holds", "does not hold", "not measured"
@@ -288,7 +288,7 @@ def _of_paper(from_length: int) -> Curves:
     (study,) = {
         group.study
         for group in groups
-        if (group.study.dataset, group.study.split) == ("wikitext103", "validation")
+        if (group.study.dataset, group.study.split) == (WIKITEXT, "validation")
     }
     return {
         protocol: [curve for curve in curves if curve.train_length >= from_length]

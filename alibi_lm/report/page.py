@@ -25,7 +25,7 @@ from alibi_lm.report.csv_files import differences_csv, positions_csv
 from alibi_lm.report.differences import to_the_best
 from alibi_lm.report.figures import lengths_figure, panel, positions_figure, svg
 from alibi_lm.report.loss_by_position import has_positions
-from alibi_lm.report.published import SOURCE
+from alibi_lm.report.published import SOURCE, WIKITEXT, perplexities
 from alibi_lm.report.tables import Table, lengths_table, notes, paper_table
 from alibi_lm.results import Result, csv_text
 
@@ -67,15 +67,21 @@ class ClaimView:
 
 
 def page(results: Sequence[Result], published: bool = False) -> str:
-    """The whole page."""
+    """The whole page; published: the paper's numbers under ours, and all of them to choose."""
     groups = comparisons(results)
     named = titles(group.study for group in groups)
     views = [_view(group, groups[group], named[group.study], published) for group in groups]
+    checked = check_claims(groups)
     claims = [
-        ClaimView(named[study], checked, ours)
-        for checked in check_claims(groups)
-        for study, ours in checked.ours.items()
+        ClaimView(named[study], claim, ours)
+        for claim in checked
+        for study, ours in claim.ours.items()
     ]
+    if published:
+        theirs = perplexities()
+        views += [_view(g, curves, g.study.title, False) for g, curves in theirs.items()]
+        wikitext = next(group.study.title for group in theirs if group.study.dataset == WIKITEXT)
+        claims += [ClaimView(wikitext, claim, claim.paper) for claim in checked]
     rows = [result.row for result in results]
     return _template().render(
         views=views,

@@ -15,6 +15,8 @@ from pathlib import Path
 from alibi_lm.report.comparisons import Comparison, Curve, Point, Study
 
 SOURCE = "Press et al. 2022"
+WIKITEXT = f"wikitext103 ({SOURCE})"
+TOKENS = "the paper's"  # words of WikiText, pieces of words elsewhere
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "paper"
 SEED = 1  # of every run of the paper
 
@@ -36,13 +38,15 @@ def perplexities() -> dict[Comparison, list[Curve]]:
     groups: dict[Comparison, dict[tuple[str, int], Curve]] = {}
     with (FOLDER / "perplexity.csv").open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            study = Study(line["dataset"], line["split"], "words", "", SOURCE)
+            study = Study(f"{line['dataset']} ({SOURCE})", line["split"], TOKENS, "", SOURCE)
             stride = int(line["stride"]) if line["stride"] else None
             group = Comparison(study, line["protocol"], stride=stride)
             key = (line["position"], int(line["train_length"]))
             curve = groups.setdefault(group, {}).setdefault(key, Curve(*key))
             ppl = float(line["ppl"])
-            metrics = {"ppl": ppl, "word_ppl": ppl, "loss": math.log(ppl)}
+            metrics = {"ppl": ppl, "loss": math.log(ppl)}
+            if study.dataset == WIKITEXT:
+                metrics["word_ppl"] = ppl
             curve.points.setdefault(int(line["eval_length"]), {})[SEED] = Point(metrics)
     return {group: [*curves.values()] for group, curves in groups.items()}
 
@@ -68,7 +72,7 @@ def paper_group(group: Comparison) -> Comparison | None:
     """The paper's results on WikiText-103 under the same protocol and split, if there are any."""
     for theirs in perplexities():
         if (theirs.study.dataset, theirs.study.split, theirs.protocol, theirs.stride) == (
-            "wikitext103",
+            WIKITEXT,
             group.study.split,
             group.protocol,
             group.stride,

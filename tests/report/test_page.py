@@ -76,6 +76,11 @@ def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None
     assert tab.locator("#study option").all_inner_texts() == [
         "stdlib validation, bpe tokens",
         "<b>novels & tales</b> validation, bpe tokens",
+        "wikitext103 (Press et al. 2022) validation, the paper's tokens",
+        "wikitext103 (Press et al. 2022) test, the paper's tokens",
+        "toronto_bookcorpus (Press et al. 2022) validation, the paper's tokens",
+        "toronto_bookcorpus (Press et al. 2022) test, the paper's tokens",
+        "cc100_roberta (Press et al. 2022) validation, the paper's tokens",
     ]
     assert tab.locator("#protocol option").all_inner_texts() == [
         "nonoverlapping",
@@ -102,6 +107,17 @@ def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None
     tab.select_option("#study", index=1)
     assert tab.locator("#protocol option").all_inner_texts() == ["nonoverlapping"]
     assert shown(tab, ".claim") == 6
+
+    # The paper's own numbers can be chosen too.
+    tab.select_option("#study", index=2)
+    assert "sliding, stride 1" in tab.locator("#protocol option").all_inner_texts()
+    assert "393.71" not in tab.locator(".metric:visible").inner_text()
+    tab.select_option("#protocol", "sliding, stride 1")
+    assert "393.71" in tab.locator(".metric:visible").inner_text()  # table 13
+    assert tab.locator(".claim:visible .verdict").all_inner_texts() == ["holds"] * 5 + [
+        "not measured"
+    ]
+    tab.select_option("#study", index=1)
 
     # The choice is in the address: opened again, it is there again.
     tab.select_option("#metric", "word_ppl")
