@@ -48,12 +48,14 @@ def write_report(results: Sequence[Result], folder: Path, published: bool = Fals
     def panels(chosen: list[Comparison], metric: str) -> list[Panel]:
         return [panel(g, groups[g], named[g.study], metric, published) for g in chosen]
 
-    figures = {
-        "extrapolation": lengths_figure(panels(by_length, "ppl"), "ppl"),
-        "relative": lengths_figure(panels(by_length, "relative"), "relative"),
-        "same_targets": lengths_figure(panels(sampled, "ppl"), "ppl"),
-        "loss_by_position": positions_figure(panels(with_positions, "loss")),
-    }
+    figures = {}
+    if by_length:
+        figures["extrapolation"] = lengths_figure(panels(by_length, "ppl"), "ppl")
+        figures["relative"] = lengths_figure(panels(by_length, "relative"), "relative")
+    if sampled:
+        figures["same_targets"] = lengths_figure(panels(sampled, "ppl"), "ppl")
+    if with_positions:
+        figures["loss_by_position"] = positions_figure(panels(with_positions, "loss"))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in texts.items():
@@ -62,6 +64,5 @@ def write_report(results: Sequence[Result], folder: Path, published: bool = Fals
     write_csv(folder / "results.csv", [result.row for result in results])
     paths.append(folder / "results.csv")
     for name, figure in figures.items():
-        if figure is not None:
-            paths += save(figure, folder / name)
+        paths += save(figure, folder / name)
     return paths

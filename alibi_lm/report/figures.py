@@ -62,20 +62,16 @@ def panel(
     return Panel(f"{title}, {group.label}", curves, paper, label)
 
 
-def lengths_figure(panels: Sequence[Panel], metric: str) -> "Figure | None":
-    """A metric against evaluation length; None without panels."""
-    if not panels:
-        return None
+def lengths_figure(panels: Sequence[Panel], metric: str) -> "Figure":
+    """A metric against evaluation length."""
     fig, all_axes = _grid(len(panels))
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw_lengths(axes, panel, metric)
     return fig
 
 
-def positions_figure(panels: Sequence[Panel]) -> "Figure | None":
+def positions_figure(panels: Sequence[Panel]) -> "Figure":
     """Loss against tokens of context, each curve at its longest evaluation length."""
-    if not panels:
-        return None
     fig, all_axes = _grid(len(panels))
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw_positions(axes, panel)
@@ -254,8 +250,8 @@ def _finish(axes: "Axes", panel: Panel, ends: list[tuple[str, str, float]]) -> N
 
 def _name_curves(axes: "Axes", ends: list[tuple[str, str, float]]) -> None:
     """Write each curve's name at its right end, moved apart where ends lie close."""
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the limits
-    to_axes = axes.transData + axes.transAxes.inverted()
+    axes.autoscale_view()  # settles the limits
+    to_axes = axes.transScale + axes.transLimits
     x = axes.get_xlim()[1]
     placed = sorted((float(to_axes.transform((x, y))[1]), label, p) for label, p, y in ends)
     place = -math.inf

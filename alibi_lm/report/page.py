@@ -31,6 +31,7 @@ from alibi_lm.results import Result, csv_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,8 @@ def page(results: Sequence[Result], published: bool = False) -> str:
         for study, ours in claim.ours.items()
     ]
     if published:
-        theirs = perplexities()
-        views += [_view(g, curves, g.study.title, False) for g, curves in theirs.items()]
-        wikitext = next(group.study.title for group in theirs if group.study.dataset == WIKITEXT)
+        views += _paper_views()
+        wikitext = next(view.study for view in _paper_views() if view.study.startswith(WIKITEXT))
         claims += [ClaimView(wikitext, claim, claim.paper) for claim in checked]
     rows = [result.row for result in results]
     return _template().render(
@@ -100,9 +100,9 @@ def page(results: Sequence[Result], published: bool = False) -> str:
 def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -> View:
     metrics = []
     for metric in METRICS:
-        figure = lengths_figure([panel(group, curves, title, metric, published)], metric)
-        if figure is not None and any(curve.values(metric) for curve in curves):
-            metrics.append(MetricView(metric, _inline(svg(figure)), lengths_table(curves, metric)))
+        if any(curve.values(metric) for curve in curves):
+            figure = lengths_figure([panel(group, curves, title, metric, published)], metric)
+            metrics.append(MetricView(metric, _inline(figure), lengths_table(curves, metric)))
     positions = None
     if group.sample is None and has_positions(curves):
         positions = positions_figure([panel(group, curves, title, "loss", published)])
@@ -113,10 +113,15 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
         n_seeds=seeds_of(curves),
         metrics=metrics,
         differences=to_the_best(curves),
-        positions_svg=_inline(svg(positions)) if positions else None,
+        positions_svg=_inline(positions) if positions else None,
         paper=paper_table(group, curves) if published else None,
         notes=notes(curves),
     )
+
+
+@cache
+def _paper_views() -> list[View]:
+    return [_view(g, curves, g.study.title, False) for g, curves in perplexities().items()]
 
 
 def _provenance(
@@ -146,8 +151,9 @@ def _provenance(
     return facts
 
 
-def _inline(drawing: str) -> str:
-    """The <svg> element without what stands before it in a file, as wide as the page lets it."""
+def _inline(figure: "Figure") -> str:
+    """The <svg> element without what stands before it in a file."""
+    drawing = svg(figure)
     return drawing[drawing.index("<svg") :]
 
 

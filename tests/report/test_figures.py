@@ -31,7 +31,6 @@ def test_is_drawn_as_png_and_svg(tmp_path: Path, case: str, metric: str) -> None
     if case == "lonely":
         some = some[:1]
     figure = lengths_figure(panels(some, metric), metric)
-    assert figure is not None
     png, vector = save(figure, tmp_path / "figure")
     image = imread(png)
     assert image.shape[0] > 500
@@ -41,7 +40,6 @@ def test_is_drawn_as_png_and_svg(tmp_path: Path, case: str, metric: str) -> None
 
 def test_every_point_tells_its_value(tmp_path: Path) -> None:
     figure = lengths_figure(panels(study(tmp_path), "ppl"), "ppl")
-    assert figure is not None
     tips = re.findall(r"<title>(.*?)</title>", svg(figure))
     ((_, (_, alibi)),) = comparisons(study(tmp_path)).items()
     assert f"ALiBi, L = 64, at 256: {alibi.means('ppl')[256]:.4g}" in tips
@@ -51,13 +49,12 @@ def test_every_point_tells_its_value(tmp_path: Path) -> None:
 
 def test_the_same_figure_is_the_same_file(tmp_path: Path) -> None:
     figures = [lengths_figure(panels(study(tmp_path), "ppl"), "ppl") for _ in range(2)]
-    first, second = (svg(figure) for figure in figures if figure is not None)
+    first, second = (svg(figure) for figure in figures)
     assert first == second
 
 
 def test_loss_by_position(tmp_path: Path) -> None:
     figure = positions_figure(panels(study(tmp_path), "loss"))
-    assert figure is not None
     text = svg(figure)
     assert "Context (tokens) in windows of 256" in text
     assert "tokens of context" in text
@@ -68,7 +65,6 @@ def test_the_papers_curves_where_they_compare(tmp_path: Path) -> None:
     assert {curve.position for curve in relative.paper} == {"sinusoidal", "alibi"}
     assert {curve.train_length for curve in relative.paper} == {512}
     figure = lengths_figure([relative], "relative")
-    assert figure is not None
     assert "paper: Sinusoidal, L = 512, at 1,012: 2.172" in svg(figure)
     # Plain perplexities compare on the paper's own tokens alone.
     (plain,) = panels(study(tmp_path), "ppl", published=True)
@@ -77,8 +73,3 @@ def test_the_papers_curves_where_they_compare(tmp_path: Path) -> None:
     (same,) = panels(on_wikitext, "ppl", published=True)
     assert {curve.train_length for curve in same.paper} == {1024}
     assert panels(study(tmp_path), "relative")[0].paper == []
-
-
-def test_nothing_to_draw() -> None:
-    assert lengths_figure([], "ppl") is None
-    assert positions_figure([]) is None

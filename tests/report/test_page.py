@@ -73,15 +73,17 @@ def shown(tab: Any, selector: str) -> int:
 
 def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None:
     tab, complaints = opened
-    assert tab.locator("#study option").all_inner_texts() == [
-        "stdlib validation, bpe tokens",
-        "<b>novels & tales</b> validation, bpe tokens",
+    ours = ["stdlib validation, bpe tokens", "<b>novels & tales</b> validation, bpe tokens"]
+    theirs = {
         "wikitext103 (Press et al. 2022) validation, the paper's tokens",
         "wikitext103 (Press et al. 2022) test, the paper's tokens",
         "toronto_bookcorpus (Press et al. 2022) validation, the paper's tokens",
         "toronto_bookcorpus (Press et al. 2022) test, the paper's tokens",
         "cc100_roberta (Press et al. 2022) validation, the paper's tokens",
-    ]
+    }
+    studies = tab.locator("#study option").all_inner_texts()
+    assert studies[:2] == ours
+    assert set(studies[2:]) == theirs
     assert tab.locator("#protocol option").all_inner_texts() == [
         "nonoverlapping",
         "same_targets, 50 targets",
