@@ -185,6 +185,24 @@ def _rises_past(curves: Curves) -> Finding:
     return evidence.finding("needs ALiBi with up to 1.7 L and more tokens of context, same_targets")
 
 
+def _beats_its_window(curves: Curves) -> Finding:
+    evidence = _Evidence()
+    blocks = curves.get("nonoverlapping", [])
+    windowed = {
+        c.train_length: c
+        for c in blocks
+        if c.position == "alibi" and not c.variant and c.window == c.train_length
+    }
+    for length, (alibi,) in _schemes(blocks, "alibi").items():
+        limited = windowed.get(length)
+        far = max(alibi.points.keys() & limited.points.keys(), default=0) if limited else 0
+        if limited and far > length:
+            ratio = _compare(alibi, far, limited, far)
+            line = f"L = {length:,}, at {far:,}, all keys / the last {length:,}: {ratio}"
+            evidence.add(line, ratio.interval.high < 0)
+    return evidence.finding("needs ALiBi beyond L with attention=[full,window], nonoverlapping")
+
+
 def _as_fast(curves: Curves) -> Finding:
     return Finding(NOT_MEASURED, ("rows of results hold no speed of training",))
 
@@ -247,6 +265,13 @@ CLAIMS = (
         "Kazemnejad et al. 2023",
         "same_targets: the loss with the longest context is above the lowest with L to 1.7 L.",
         _rises_past,
+    ),
+    Claim(
+        "ALiBi uses what lies beyond L: it beats itself with attention limited to the last L keys.",
+        "a window as baseline: Chi et al. 2022 (KERPLE)",
+        "Nonoverlapping, at the longest length: the ratio of perplexities with all keys and with a "
+        "window of L is below 1.",
+        _beats_its_window,
     ),
 )
 

@@ -10,7 +10,7 @@ from alibi_lm.report.claims import CLAIMS, FAILS, HOLDS, NOT_MEASURED, check_cla
 from alibi_lm.report.comparisons import comparisons, titles
 from alibi_lm.results import Result
 
-HOLDS_UP, SHORTER, ORDER, SPEED, EARLY, RISES = range(len(CLAIMS))
+HOLDS_UP, SHORTER, ORDER, SPEED, EARLY, RISES, WINDOW = range(len(CLAIMS))
 
 
 def verdicts(results: list[Result]) -> list[str]:
@@ -47,7 +47,7 @@ def test_nothing_measured() -> None:
 
 def test_the_papers_numbers_fulfil_the_papers_claims() -> None:
     papers = [checked.paper for checked in check_claims(comparisons([Result(ROW)]))]
-    assert [finding.verdict for finding in papers] == [HOLDS] * 5 + [NOT_MEASURED]
+    assert [finding.verdict for finding in papers] == [HOLDS] * 5 + [NOT_MEASURED] * 2
     assert (
         "L = 1,024, rise to 12,024: rotary 4.527, T5 1.774, ALiBi 0.965" in papers[ORDER].evidence
     )
@@ -115,6 +115,16 @@ def test_rising_past_the_training_length(tmp_path: Path, rise: float, verdict: s
         for length in (64, 256)
     ]
     assert verdicts(made)[RISES] == verdict
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(-0.1, HOLDS), (0.1, FAILS), (0.0, FAILS)])
+def test_against_its_own_window(tmp_path: Path, gain: float, verdict: str) -> None:
+    made = blocks(tmp_path, "alibi", gain, train_length=64)
+    limited = result(
+        tmp_path, lambda c: 3.0, train_length=64, eval_length=1024, stride=1024, window=64
+    )
+    assert verdicts(made)[WINDOW] == NOT_MEASURED
+    assert verdicts([*made, limited])[WINDOW] == verdict
 
 
 def test_windows_and_variants_are_other_models(tmp_path: Path) -> None:
