@@ -141,10 +141,13 @@ def losses_file(run: Path, what: Protocol) -> Path:
 
 
 def read_results(path: Path) -> list[Result]:
-    """The results in a results.jsonl or results.csv, or in the folder of a run or a sweep."""
+    """The results in a results.jsonl or results.csv, or in a folder: of a run, or all its runs'."""
+    if (path / "runs").is_dir():
+        found = sorted((path / "runs").glob("*/results.jsonl"))
+        return [result for file in found for result in read_results(file)]
     if path.is_dir():
-        sweep, run = path / "results.csv", path / "results.jsonl"
-        path = sweep if sweep.exists() else run
+        run, report = path / "results.jsonl", path / "results.csv"
+        path = report if report.exists() else run
     rows = read_rows(path)
 
     def find(row: Row) -> Path | None:

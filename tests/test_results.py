@@ -42,8 +42,23 @@ def test_nothing_is_lost(tmp_path: Path, suffix: str) -> None:
 def test_a_run_folder_is_read_by_its_results(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "results.jsonl", [ROW])
     assert [result.row for result in read_results(tmp_path)] == [ROW]
-    write_csv(tmp_path / "results.csv", [ROW, ROW])  # a sweep's folder
-    assert [result.row for result in read_results(tmp_path)] == [ROW, ROW]
+    report = tmp_path / "report"
+    report.mkdir()
+    write_csv(report / "results.csv", [ROW, ROW])
+    assert [result.row for result in read_results(report)] == [ROW, ROW]
+
+
+def test_a_sweeps_folder_is_read_by_its_runs(tmp_path: Path) -> None:
+    """They may have been evaluated further since the sweep wrote its results.csv."""
+    write_csv(tmp_path / "results.csv", [ROW])
+    for name in ("b", "a"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        write_jsonl(
+            tmp_path / "runs" / name / "results.jsonl", [dataclasses.replace(ROW, run=name)] * 2
+        )
+    (tmp_path / "runs" / "not-evaluated").mkdir()
+    assert [result.row.run for result in read_results(tmp_path)] == ["a", "a", "b", "b"]
+    assert len(read_results(tmp_path / "results.csv")) == 1
 
 
 def test_losses_are_found_beside_their_rows_and_checked(tmp_path: Path) -> None:
