@@ -5,9 +5,10 @@
   python scripts/report.py outputs/repro --published            (lay the paper's numbers under ours)
 
 Takes any number of run folders, folders of sweeps (all that their runs scored, by whatever
-command), results.csv and results.jsonl files. Writes into the output folder report.html, which opens
-from disk; results.csv, table.md, claims.md, loss_by_position.csv, differences.csv; and as PNG and
-SVG extrapolation, relative, same_targets and loss_by_position, where there is something to show.
+command), results.csv and results.jsonl files. Writes into the output folder report.html, which
+opens from disk; results.csv, table.md, claims.md, loss_by_position.csv, differences.csv; and as
+PNG and SVG extrapolation, relative, same_targets and loss_by_position, where there is something to
+show.
 Intervals and loss by position need the token losses that lie in the run folders.
 """
 

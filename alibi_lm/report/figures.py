@@ -171,7 +171,7 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
     axes.minorticks_off()
     _scale_values(axes, drawn)
     axes.set_ylabel(METRICS[metric])
-    _finish(axes, panel, ends)
+    _finish(axes, panel, ends, "mean and range")
 
 
 def _draw_positions(axes: "Axes", panel: Panel) -> None:
@@ -203,7 +203,7 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
     at = " and ".join(f"{length:,}" for length in sorted(shown))
     axes.set_xlabel(f"Context (tokens) in windows of {at}")
     axes.set_ylabel("Loss (nats per token)")
-    _finish(axes, panel, ends)
+    _finish(axes, panel, ends, "mean")
 
 
 def _tip(axes: "Axes", x: float, y: float, text: str) -> None:
@@ -235,9 +235,10 @@ def _mark_training(axes: "Axes", train_lengths: Sequence[int]) -> None:
         )
 
 
-def _finish(axes: "Axes", panel: Panel, ends: list[tuple[str, str, float]]) -> None:
+def _finish(axes: "Axes", panel: Panel, ends: list[tuple[str, str, float]], shown: str) -> None:
+    """The heading (what is shown of several seeds), the grid, the names of the curves."""
     n_seeds = seeds_of(panel.curves)
-    seeds = f"; mean and range of {n_seeds} seeds" if n_seeds not in "01" else ""
+    seeds = f"; {shown} of {n_seeds} seeds" if n_seeds not in "01" else ""
     heading = panel.heading + seeds
     if panel.paper:
         at = panel.paper[0].train_length
