@@ -1,7 +1,8 @@
-"""How fast a training step is, against what the machine's matrix products allow.
+"""How fast training and evaluation are, against what the machine allows.
 
-Steps and matrix products take turns, so that a machine whose speed drifts is as fast for the one as
-for the other; medians of both are compared.
+A training step is compared with a matrix product; evaluation at the training length with a bare
+forward pass over the same batches. What is compared takes turns, so that a machine whose speed
+drifts is as fast for the one as for the other; medians of both are compared.
 """
 
 import statistics
@@ -10,16 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from alibi_lm.config import Config
 from alibi_lm.data.tokens import TokenizedCorpus
+from alibi_lm.evaluation import check_evaluation, protocol_batches, score
 from alibi_lm.model import Decoder
 from alibi_lm.progress import bar
-from alibi_lm.runtime import keep_freed_memory, resolve_device
+from alibi_lm.protocols import Protocol
+from alibi_lm.runtime import autocast, keep_freed_memory, resolve_device
 from alibi_lm.training import build_model, train, training_batches
 
 MATRIX = 2048  # side of the square matrices whose product is the yardstick
 WARM_UP = 3  # steps that are not counted: memory is claimed, kernels are chosen
+PASSES = 8  # through the split; the first is not counted
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,19 @@ class Speed:
     def share(self) -> float:
         """Of the matrix-multiply rate that training reaches."""
         return self.flops_per_second / self.matmul_flops_per_second
+
+
+@dataclass(frozen=True)
+class EvaluationSpeed:
+    """Medians over the passes through the split."""
+
+    tokens_per_second: float
+    bare_tokens_per_second: float  # of forward passes over the same batches, nothing else
+
+    @property
+    def share(self) -> float:
+        """Of the speed of a bare forward pass that evaluation keeps."""
+        return self.tokens_per_second / self.bare_tokens_per_second
 
 
 def measure_training(config: Config, data: TokenizedCorpus) -> Speed:
@@ -66,6 +84,42 @@ def measure_training(config: Config, data: TokenizedCorpus) -> Speed:
         tokens_per_second=tokens / seconds,
         flops_per_second=tokens * model.training_flops_per_token(config.train_length) / seconds,
         matmul_flops_per_second=2 * MATRIX**3 / statistics.median(matmul_seconds),
+    )
+
+
+def measure_evaluation(config: Config, data: TokenizedCorpus) -> EvaluationSpeed:
+    """Time nonoverlapping evaluation of the split at the training length, untrained weights."""
+    device = resolve_device(config.device)
+    keep_freed_memory()
+    model: Decoder = build_model(config, data).to(device).eval()
+    clock = _clock(device)
+    split = check_evaluation(config.evaluation, config.train_length, data)
+    length, batch_tokens = config.train_length, config.evaluation.batch_tokens
+    protocol = Protocol("nonoverlapping", length, config.evaluation.split, stride=length)
+
+    @torch.inference_mode()
+    def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
+        with autocast(device, config.dtype):
+            losses: Tensor = model(inputs.to(device), targets.to(device))
+        return losses
+
+    batches = list(protocol_batches(split.stream, protocol, batch_tokens))
+    seconds: list[float] = []
+    bare_seconds: list[float] = []
+    total = PASSES * 2 * split.tokens
+    with bar(total=total, unit="tok", desc=f"evaluate {config.position.name}") as progress:
+        for _ in range(PASSES):
+            started = clock()
+            score(losses_of, split.stream, protocol, batch_tokens, progress.update)
+            scored = clock()
+            for inputs, targets in batches:
+                losses_of(inputs, targets)
+                progress.update(inputs.numel())
+            seconds.append(scored - started)
+            bare_seconds.append(clock() - scored)
+    return EvaluationSpeed(
+        tokens_per_second=split.tokens / statistics.median(seconds[1:]),
+        bare_tokens_per_second=split.tokens / statistics.median(bare_seconds[1:]),
     )
 
 

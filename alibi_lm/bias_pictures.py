@@ -85,7 +85,7 @@ def bias_figure(biases: list[BiasMatrix]) -> "Figure":
     FigureCanvasAgg(fig)
     rows = fig.subfigures(len(biases), 1, squeeze=False)[:, 0]
     for row, bias in zip(rows, biases, strict=True):
-        row.suptitle(bias.title, fontsize=10, x=0.01, ha="left")
+        row.suptitle(bias.title, fontsize=10, x=0.01, ha="left", parse_math=False)
         n_heads, length, _ = bias.matrix.shape
         axes = row.subplots(1, n_columns + 1, width_ratios=[1] * n_columns + [2.2], squeeze=False)
         finite = bias.matrix[bias.matrix.isfinite()]

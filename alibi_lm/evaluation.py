@@ -56,8 +56,7 @@ def score(
     """
     n_targets = len(stream) - 1
     losses = []
-    for batch in _batched(protocol.windows(n_targets), max(1, batch_tokens // protocol.length)):
-        inputs, targets = (torch.from_numpy(array) for array in _arrays(batch, stream))
+    for inputs, targets in protocol_batches(stream, protocol, batch_tokens):
         read = losses_of(inputs, targets).float().cpu()
         losses.append(read[targets != UNSCORED].numpy())
         advance(inputs.numel())
@@ -67,18 +66,18 @@ def score(
     return scored
 
 
-def _batched(all_windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    while batch := list(itertools.islice(all_windows, size)):
-        yield batch
+def protocol_batches(
+    stream: npt.NDArray[np.unsignedinteger], protocol: Protocol, batch_tokens: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs, and targets or UNSCORED, of as many windows at once as make batch_tokens. (B, T)."""
+    windows = protocol.windows(len(stream) - 1)
+    size = max(1, batch_tokens // protocol.length)
+    while batch := list(itertools.islice(windows, size)):
+        yield _tensors(batch, stream)
 
 
-def _arrays(
-    batch: list[Window], stream: npt.NDArray[np.unsignedinteger]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Inputs, and targets where they are scored. (B, T) each.
-
-    Shorter windows are filled up on the right, where a causal model's scored losses do not see it.
-    """
+def _tensors(batch: list[Window], stream: npt.NDArray[np.unsignedinteger]) -> tuple[Tensor, Tensor]:
+    """Shorter windows are filled up on the right, where no scored loss of a causal model sees."""
     starts = np.array([window.start for window in batch])[:, None]
     scored_from = np.array([window.scored_from for window in batch])[:, None]
     stops = np.array([window.stop for window in batch])[:, None]
@@ -86,29 +85,24 @@ def _arrays(
     scored = (places >= scored_from) & (places < stops)
     places = np.minimum(places, stops - 1)
     targets = np.where(scored, stream[places + 1], np.int64(UNSCORED))
-    return stream[places].astype(np.int64), targets
+    return torch.from_numpy(stream[places].astype(np.int64)), torch.from_numpy(targets)
 
 
 def protocols(evaluation: EvaluationConfig, train_length: int) -> list[Protocol]:
     """Every measurement that the settings ask for of a model trained at that length, each once."""
-    wanted: dict[Protocol, None] = {}
-    for name in evaluation.protocols:
-        strides: dict[str, Callable[[int], int | None]] = {
-            "nonoverlapping": lambda length: length,
-            "sliding": lambda length: evaluation.stride,
-            "same_targets": lambda length: None,
-        }
-        for attention, length in itertools.product(evaluation.attention, evaluation.lengths):
-            protocol = Protocol(
-                name,
-                length,
-                evaluation.split,
-                stride=strides[name](length),
-                sample=evaluation.targets if name == "same_targets" else None,
-                window=evaluation.window or train_length if attention == "window" else None,
-            )
-            wanted[protocol] = None
-    return list(wanted)
+    choices = itertools.product(evaluation.protocols, evaluation.attention, evaluation.lengths)
+    wanted = (
+        Protocol(
+            name,
+            length,
+            evaluation.split,
+            stride={"nonoverlapping": length, "sliding": evaluation.stride}.get(name),
+            sample=evaluation.targets if name == "same_targets" else None,
+            window=(evaluation.window or train_length) if attention == "window" else None,
+        )
+        for name, attention, length in choices
+    )
+    return list(dict.fromkeys(wanted))
 
 
 def check_evaluation(
@@ -221,7 +215,7 @@ def _evaluate_into(
                 **metrics(loss, split.tokens, split.words, split.bytes)._asdict(),
                 nonfinite=0 if losses is None else int((~np.isfinite(losses)).sum()),
                 status=OUT_OF_MEMORY if losses is None else COMPLETE,
-                backend=model.backend(protocol.window),
+                backend=model.backend(protocol.length, protocol.window),
                 seconds=time.perf_counter() - started,
             )
             if losses is None:

@@ -142,9 +142,9 @@ class Decoder(nn.Module):
         bias = self.position.bias(length)
         return bias if window is None else Windowed(bias, window)
 
-    def backend(self, window: int | None = None) -> str:
-        """How attention is computed: the backend that this scheme's bias selects."""
-        return backend(self._bias(1, window))
+    def backend(self, length: int, window: int | None = None) -> str:
+        """How attention is computed at a length: the backend that this scheme's bias selects."""
+        return backend(self._bias(1, window if window and window < length else None))
 
     @property
     def n_parameters(self) -> int:

@@ -8,7 +8,9 @@
   have little context; this protocol leaves that out.
 
 Each may be combined with a window on attention: no query sees more than the last w keys, in any
-layer. That is the baseline for whoever claims to use a long context. No torch here.
+layer. That is the baseline for whoever claims to gain from attending further. What lies further
+back can still arrive through the layers below, from n_layers (w - 1) tokens away; `same_targets`
+with w tokens of context is the model that knows no more than w tokens. No torch here.
 """
 
 from collections.abc import Iterator

@@ -38,7 +38,7 @@ class Row:
     dataset: str
     split: str
     tokenizer: str
-    tokens: int  # targets scored, each once; the same at every length
+    tokens: int  # targets scored (where memory ran out: to be scored), the same at every length
     words: int  # words between white space, and line ends, of the split's text
     bytes: int  # of the split's text in UTF-8
     loss: float  # mean over tokens
@@ -101,12 +101,18 @@ class Result:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.losses_file} is damaged: {error}") from error
         mean = float(losses.mean())
-        if not (mean == self.row.loss or (math.isnan(mean) and math.isnan(self.row.loss))):
+        same = math.isclose(mean, self.row.loss, rel_tol=1e-9)  # machines add in other orders
+        if not same and not (math.isnan(mean) and math.isnan(self.row.loss)):
             raise UserError(
                 f"{self.losses_file} does not belong to its row: its mean loss is {mean}, the "
                 f"row's {self.row.loss}; remove the file or evaluate anew"
             )
         return losses
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where it overflows."""
+    return math.exp(loss) if loss < 700 else loss * math.inf
 
 
 class Metrics(NamedTuple):
@@ -119,18 +125,11 @@ class Metrics(NamedTuple):
 
 
 def metrics(loss: float, tokens: int, words: int, n_bytes: int) -> Metrics:
-    """The metrics that follow from a mean loss (nats) over a split of that many tokens.
-
-    Infinite where exp overflows.
-    """
-
-    def exp(x: float) -> float:
-        return math.exp(x) if x < 700 else x * math.inf
-
+    """The metrics that follow from a mean loss (nats) over a split of that many tokens."""
     return Metrics(
         loss=loss,
-        ppl=exp(loss),
-        word_ppl=exp(loss * tokens / words),
+        ppl=perplexity(loss),
+        word_ppl=perplexity(loss * tokens / words),
         bpb=loss * tokens / math.log(2) / n_bytes,
     )
 
@@ -141,12 +140,17 @@ def losses_file(run: Path, what: Protocol) -> Path:
 
 
 def read_results(path: Path) -> list[Result]:
-    """The results in a results.jsonl or results.csv, or in a folder: of a run, or all its runs'."""
-    if (path / "runs").is_dir():
-        found = sorted((path / "runs").glob("*/results.jsonl"))
-        return [result for file in found for result in read_results(file)]
+    """The results in a results.jsonl or results.csv, or in the folder of a run, sweep or report.
+
+    A sweep's folder gives all that its runs scored, by whatever command; a run that is not yet
+    evaluated gives none.
+    """
     if path.is_dir():
+        if found := sorted((path / "runs").glob("*/results.jsonl")):
+            return [result for file in found for result in read_results(file)]
         run, report = path / "results.jsonl", path / "results.csv"
+        if (path / "manifest.json").exists() and not run.exists():
+            return []
         path = report if report.exists() else run
     rows = read_rows(path)
 
@@ -170,7 +174,9 @@ def read_rows(path: Path) -> list[Row]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not hold rows of results: {error}") from error
+        raise UserError(
+            f"{path} does not hold rows of results as this version writes them: {error}"
+        ) from error
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
@@ -15,6 +16,8 @@ import torch
 
 from alibi_lm.errors import UserError
 
+# What plain RuntimeErrors say where torch has no class for it: CPU, C++, CUDA, cuBLAS.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "STATUS_ALLOC_FAILED")
 PACKAGES = ("torch", "numpy", "hydra-core", "tokenizers", "datasets", "safetensors")
 
 
@@ -57,15 +60,17 @@ def fail_when_memory_runs_out() -> None:
     """Let an allocation beyond the machine's memory fail, which can be caught and reported.
 
     Linux promises more memory than there is and kills who uses it. A limit on the process's data,
-    at what it holds plus what is available now, turns that into an error. Elsewhere: no effect.
+    at what it holds plus what is available now (to the machine, or to its container), turns that
+    into an error, from now until the process ends. Elsewhere: no effect.
     """
     if sys.platform != "linux":
         return
     import resource
 
     try:
-        held = _kibibytes("/proc/self/status", "RssAnon")
-        limit = held + _kibibytes("/proc/meminfo", "MemAvailable")
+        held = _kibibytes("/proc/self/status", "VmData")
+        available = min(_kibibytes("/proc/meminfo", "MemAvailable"), _left_in_cgroup())
+        limit = held + int(0.97 * available)  # what is held may not all be in use yet
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         others = [x for x in (soft, hard) if x != resource.RLIM_INFINITY]
         resource.setrlimit(resource.RLIMIT_DATA, (min([limit, *others]), hard))
@@ -79,11 +84,21 @@ def _kibibytes(file: str, key: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
 
 
+def _left_in_cgroup() -> float:
+    """Bytes that the process's control group may still use; infinite where it has no limit."""
+    root = Path("/sys/fs/cgroup")
+    second, first = ("memory.max", "memory.current"), ("limit_in_bytes", "usage_in_bytes")
+    for limit, usage in (second, [f"memory/memory.{name}" for name in first]):
+        if (root / limit).exists() and (most := (root / limit).read_text().strip()).isdigit():
+            return int(most) - int((root / usage).read_text())
+    return math.inf
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whichever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return "DefaultCPUAllocator" in str(error)  # torch on a CPU raises a plain RuntimeError
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def commit() -> tuple[str | None, bool | None]:

@@ -34,7 +34,10 @@ def main() -> None:
     def report() -> None:
         results: dict[tuple[object, ...], Result] = {}
         for source in arguments.sources:
-            for result in read_results(source):
+            read = read_results(source)
+            if not read:
+                say(f"no results in {source}")
+            for result in read:
                 # A run folder and its sweep's CSV hold the same rows; losses may lie by one alone.
                 key = (result.row.run, result.row.what, result.row.seconds)
                 if key not in results or results[key].losses_file is None:

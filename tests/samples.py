@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alibi_lm.results import Result, Row, losses_file
+from alibi_lm.results import Result, Row, losses_file, perplexity
 
 ROW = Row(
     position="alibi",
@@ -60,11 +60,11 @@ def result(folder: Path, loss_of: Callable[[int], float], **changes: object) -> 
     by_context = np.array([loss_of(int(context)) for context in row.what.contexts(n_targets)])
     losses = (by_context + noise).astype(np.float32)
     loss = float(losses.astype(np.float64).mean())
+    ppl = perplexity(loss)
     run = f"{row.position}-{row.train_length}-{row.seed}-{row.dataset}-{row.recipe}"
     file = losses_file(folder / "runs" / run, row.what)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.save(file, losses)
-    ppl = math.exp(loss)
     row = dataclasses.replace(row, run=run, loss=loss, ppl=ppl, word_ppl=ppl**3, bpb=loss / 2)
     return Result(row, file)
 

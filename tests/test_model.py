@@ -121,7 +121,8 @@ def test_a_window_hides_what_lies_beyond_it_in_every_layer(position: str) -> Non
     torch.testing.assert_close(before[:, reach + 1 :], after[:, reach + 1 :])
     assert not torch.allclose(before[:, reach], after[:, reach])
     assert torch.equal(net(x, y, 60), net(x, y))
-    assert net.backend(7) == net.backend() + "_window"
+    assert net.backend(60, window=7) == net.backend(60) + "_window"
+    assert net.backend(60, window=60) == net.backend(60)
 
 
 @pytest.mark.parametrize("position", SCHEMES)

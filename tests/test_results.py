@@ -61,6 +61,15 @@ def test_a_sweeps_folder_is_read_by_its_runs(tmp_path: Path) -> None:
     assert len(read_results(tmp_path / "results.csv")) == 1
 
 
+def test_folders_without_results(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    (run / "manifest.json").write_text("{}")
+    assert read_results(run) == []  # trained, not yet evaluated
+    write_csv(tmp_path / "results.csv", [ROW])
+    assert len(read_results(tmp_path)) == 1  # its runs are gone or empty
+
+
 def test_losses_are_found_beside_their_rows_and_checked(tmp_path: Path) -> None:
     losses = np.array([3.0, 3.5], np.float32)
     row = dataclasses.replace(ROW, loss=3.25, tokens=2)
@@ -77,6 +86,8 @@ def test_losses_are_found_beside_their_rows_and_checked(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.csv"
     write_csv(elsewhere, [dataclasses.replace(row, run="gone")])
     assert read_results(elsewhere)[0].losses() is None
+    write_jsonl(run / "results.jsonl", [dataclasses.replace(row, loss=3.25 * (1 + 1e-12))])
+    assert read_results(run)[0].losses() is not None  # another machine's last digit
     np.save(file, losses[:1])
     with pytest.raises(UserError, match="does not belong to its row"):
         read_results(run)[0].losses()

@@ -124,6 +124,7 @@ def test_benchmark(script: Script, on_text: list[str]) -> None:
     result = script("benchmark", *on_text)
     assert result.returncode == 0, result.stderr
     assert "of the float32 matrix-multiply rate" in result.stdout
+    assert "of a bare forward pass" in result.stdout
 
 
 def test_prepare(script: Script, on_text: list[str]) -> None:

@@ -11,7 +11,7 @@ from alibi_lm.files import write_atomically
 from alibi_lm.report.claims import check_claims, claims_table
 from alibi_lm.report.comparisons import Comparison, comparisons, titles
 from alibi_lm.report.csv_files import differences_csv, positions_csv
-from alibi_lm.report.figures import Panel, lengths_figure, panel, positions_figure, save
+from alibi_lm.report.figures import Panel, drawable, lengths_figure, panel, positions_figure, save
 from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.page import page
 from alibi_lm.report.tables import markdown, markdown_report
@@ -49,11 +49,13 @@ def write_report(results: Sequence[Result], folder: Path, published: bool = Fals
         return [panel(g, groups[g], named[g.study], metric, published) for g in chosen]
 
     figures = {}
-    if by_length:
-        figures["extrapolation"] = lengths_figure(panels(by_length, "ppl"), "ppl")
-        figures["relative"] = lengths_figure(panels(by_length, "relative"), "relative")
-    if sampled:
-        figures["same_targets"] = lengths_figure(panels(sampled, "ppl"), "ppl")
+    for name, chosen, metric in (
+        ("extrapolation", by_length, "ppl"),
+        ("relative", by_length, "relative"),
+        ("same_targets", sampled, "ppl"),
+    ):
+        if drawn := [g for g in chosen if any(drawable(c, metric) for c in groups[g])]:
+            figures[name] = lengths_figure(panels(drawn, metric), metric)
     if with_positions:
         figures["loss_by_position"] = positions_figure(panels(with_positions, "loss"))
     folder.mkdir(parents=True, exist_ok=True)

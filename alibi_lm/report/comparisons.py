@@ -134,9 +134,9 @@ class Curve:
         """By evaluation length, the mean of the metric over seeds."""
         return {at: sum(seeds) / len(seeds) for at, seeds in self.values(metric).items()}
 
-    def losses(self, length: int) -> npt.NDArray[np.float64] | None:
-        """The loss of each token, averaged over seeds; None if those of any seed were not kept."""
-        found = [point.losses() for point in self.points[length].values()]
+    def losses(self, length: int, seeds: Sequence[int]) -> npt.NDArray[np.float64] | None:
+        """The loss of each token, averaged over these seeds; None if any's were not kept."""
+        found = [self.points[length][seed].losses() for seed in seeds]
         kept = [losses for losses in found if losses is not None]
         if len(kept) < len(found):
             return None
@@ -204,7 +204,9 @@ def protocol_note(group: Comparison) -> str:
     return "every token once, in blocks of the evaluation length"
 
 
-def seeds_of(curves: Sequence[Curve]) -> str:
-    """How many seeds stand behind the points, as `3` or `1 to 3`."""
+def several_seeds(curves: Sequence[Curve]) -> str:
+    """How many seeds stand behind the points, as `3` or `1 to 3`; empty if no more than one."""
     counts = {len(seeds) for curve in curves for seeds in curve.points.values()} or {0}
+    if max(counts) <= 1:
+        return ""
     return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts))

@@ -30,13 +30,13 @@ def differences_csv(groups: Groups) -> str:
     """Every pair of curves at every length: the difference, its interval, the seeds' range."""
     lines = []
     for group, curves in groups.items():
-        for found in differences(curves):
+        for length, a, b, found in differences(curves):
             ratio = found.interval.ratio
             lines.append(
                 _comparison(group)
-                | {"eval_length": found.length}
-                | _curve("a_", found.a)
-                | _curve("b_", found.b)
+                | {"eval_length": length}
+                | _curve("a_", a)
+                | _curve("b_", b)
                 | {
                     "loss_a_minus_b": found.interval.estimate,
                     "low": found.interval.low,
@@ -45,8 +45,8 @@ def differences_csv(groups: Groups) -> str:
                     "ppl_ratio_low": ratio.low,
                     "ppl_ratio_high": ratio.high,
                     "seeds": len(found.by_seed),
-                    "seeds_low": min(found.by_seed, default=None),
-                    "seeds_high": max(found.by_seed, default=None),
+                    "seeds_low": min(found.by_seed),
+                    "seeds_high": max(found.by_seed),
                 }
             )
     return _csv(lines)
@@ -70,8 +70,10 @@ def _curve(prefix: str, curve: Curve) -> dict[str, Any]:
 
 
 def _csv(lines: list[dict[str, Any]]) -> str:
+    if not lines:
+        return ""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()

@@ -1,5 +1,6 @@
-"""Differences between curves on the same tokens, with intervals and the spread over seeds."""
+"""Differences between curves on the same tokens, with intervals and the range over seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,56 +12,77 @@ from alibi_lm.report.tables import Table
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more a token costs with curve a than with curve b at an evaluation length."""
+    """How much more a token costs in one result than in another, over the seeds that both have."""
 
-    length: int
-    a: Curve
-    b: Curve
     interval: Interval  # nats per token
-    by_seed: tuple[float, ...]  # the same of each seed that both have
+    known: bool  # whether the interval is one: token losses were kept
+    by_seed: tuple[float, ...]
+
+    @property
+    def low(self) -> float:
+        """The lowest that the interval or any seed says; no number if any is none."""
+        return _lowest([self.interval.low, *self.by_seed])
+
+    @property
+    def high(self) -> float:
+        """The highest that the interval or any seed says; no number if any is none."""
+        return -_lowest([-self.interval.high, *(-x for x in self.by_seed)])
+
+    def __str__(self) -> str:
+        ratio = self.interval.ratio
+        words = str(ratio) if self.known else f"{ratio.estimate:.3f}"
+        if len(self.by_seed) > 1:
+            ends = (min(self.by_seed), max(self.by_seed))
+            low, high = (Interval(x, x, x).ratio.estimate for x in ends)
+            words += f", seeds {low:.3f} to {high:.3f}"
+        return words
 
 
-def differences(curves: Sequence[Curve]) -> list[Difference]:
+def _lowest(values: list[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else min(values)
+
+
+def compare(a: Curve, at_a: int, b: Curve, at_b: int) -> Difference | None:
+    """Curve a at one length less curve b at another; None without a seed that both have."""
+    of_a, of_b = a.points.get(at_a, {}), b.points.get(at_b, {})
+    seeds = [seed for seed in of_a if seed in of_b]
+    if not seeds:
+        return None
+    by_seed = tuple(of_a[s].metrics["loss"] - of_b[s].metrics["loss"] for s in seeds)
+    losses_a, losses_b = a.losses(at_a, seeds), b.losses(at_b, seeds)
+    if losses_a is not None and losses_b is not None and losses_a.shape == losses_b.shape:
+        return Difference(difference(losses_a, losses_b), True, by_seed)
+    plain = sum(by_seed) / len(by_seed)
+    return Difference(Interval(plain, plain, plain), False, by_seed)
+
+
+def differences(curves: Sequence[Curve]) -> list[tuple[int, Curve, Curve, Difference]]:
     """Every pair of curves at every length that both have, where token losses were kept."""
-    found = []
-    for length in sorted({at for curve in curves for at in curve.points}):
-        losses = {i: c.losses(length) for i, c in enumerate(curves) if length in c.points}
-        for (i, of_a), (j, of_b) in combinations(losses.items(), 2):
-            if of_a is not None and of_b is not None:
-                a, b = curves[i], curves[j]
-                by_seed = seed_differences(a, length, b, length)
-                found.append(Difference(length, a, b, difference(of_a, of_b), by_seed))
-    return found
-
-
-def seed_differences(a: Curve, at_a: int, b: Curve, at_b: int) -> tuple[float, ...]:
-    """Loss of a at one length less that of b at another, for each seed that both have."""
-    of_a, of_b = a.points[at_a], b.points[at_b]
-    common = [seed for seed in of_a if seed in of_b]
-    return tuple(of_a[seed].metrics["loss"] - of_b[seed].metrics["loss"] for seed in common)
+    lengths = sorted({at for curve in curves for at in curve.points})
+    pairs = [(at, a, b) for at in lengths for a, b in combinations(curves, 2)]
+    found = [(at, a, b, compare(a, at, b, at)) for at, a, b in pairs]
+    return [(at, a, b, d) for at, a, b, d in found if d is not None and d.known]
 
 
 def to_the_best(curves: Sequence[Curve]) -> Table | None:
     """Perplexity over that of the best curve at each length, with the interval of the ratio.
 
-    None where token losses of fewer than two curves were kept.
+    None where there is nothing to compare or no token losses were kept.
     """
     lengths = sorted({at for curve in curves for at in curve.points})
     body = [[curve.scheme, str(curve.train_length)] for curve in curves]
     best, compared = set(), False
-    for column, length in enumerate(lengths):
-        losses = [curve.losses(length) if length in curve.points else None for curve in curves]
-        means = {i: float(kept.mean()) for i, kept in enumerate(losses) if kept is not None}
-        lowest = min(means, key=lambda i: means[i], default=None)
-        for i, kept in enumerate(losses):
-            if kept is None or lowest is None:
-                body[i].append("-")
-            elif i == lowest:
+    for column, at in enumerate(lengths):
+        means = {i: c.means("loss").get(at, math.nan) for i, c in enumerate(curves)}
+        finite = {i: mean for i, mean in means.items() if math.isfinite(mean)}
+        lowest = min(finite, key=lambda i: finite[i], default=None)
+        for i, curve in enumerate(curves):
+            if i == lowest:
                 body[i].append("1")
                 best.add((i, 2 + column))
-            else:
-                of_best = losses[lowest]
-                assert of_best is not None
-                body[i].append(str(difference(kept, of_best).ratio))
-                compared = True
+                continue
+            found = None if lowest is None else compare(curve, at, curves[lowest], at)
+            known = found is not None and found.known
+            body[i].append(str(found.interval.ratio) if found and known else "-")
+            compared |= known
     return Table(["position", "L", *map(str, lengths)], body, frozenset(best)) if compared else None

@@ -11,12 +11,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alibi_lm.files import write_atomically
-from alibi_lm.report.comparisons import METRICS, Comparison, Curve, seeds_of
+from alibi_lm.report.comparisons import METRICS, Comparison, Curve, several_seeds
 from alibi_lm.report.loss_by_position import loss_by_position
-from alibi_lm.report.published import curves_to_compare, is_the_papers_data
+from alibi_lm.report.published import SOURCE, curves_to_compare, is_the_papers_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ COLOURS = {
 }
 SPARE_COLOURS = ("#CC79A7", "#000000", "#8C564B", "#7B4FB5")
 MARKERS = {"none": "v", "sinusoidal": "o", "rotary": "s", "t5": "D", "alibi": "^"}
-LINE_STYLES = ("-", "--", "-.")
+LINE_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))  # by training length
 WINDOW_STYLE = (0, (1, 1.5))
 PANELS_IN_A_ROW = 3
 LOG_SCALE_FROM = 3.0  # ratio of largest to smallest value
@@ -127,30 +127,28 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
     drawn: list[float] = []
     for curve in [*panel.paper, *panel.curves]:
         ours = curve in panel.curves
-        means = {at: y for at, y in curve.means(metric).items() if math.isfinite(y)}
+        means = drawable(curve, metric)
         if not means:
             continue
         unit = curve.train_length if relative else 1
-        means = {at: y for at, y in means.items() if not relative or at >= curve.train_length}
         drawn += means.values()
         x = [at / unit for at in means]
-        style = LINE_STYLES[train_lengths.index(curve.train_length) % 3] if ours else "--"
+        style = _line_style(curve, train_lengths) if ours else "-"
         axes.plot(
             x,
             list(means.values()),
             color=colour(curve.position),
             marker=MARKERS.get(curve.position, "x") if ours else None,
-            linestyle=WINDOW_STYLE if curve.window else style,
+            linestyle=style,
             markersize=5,
-            linewidth=1.6 if ours else 0.9,
-            alpha=1.0 if ours else 0.7,
+            linewidth=1.6 if ours else 0.8,
+            alpha=1.0 if ours else 0.6,
         )
         if ours:
             seeds = [curve.values(metric)[at] for at in means]
             low, high = [min(s) for s in seeds], [max(s) for s in seeds]
             axes.fill_between(x, low, high, color=colour(curve.position), alpha=0.18, linewidth=0)
-            several = len(train_lengths) > 1 and not relative
-            label = f"{curve.name}, L = {curve.train_length}" if several else curve.name
+            label = _label(curve, train_lengths)
             ends.append((label, curve.position, list(means.values())[-1]))
         source = "" if ours else "paper: "
         for at, y in means.items():
@@ -176,6 +174,7 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
 
 def _draw_positions(axes: "Axes", panel: Panel) -> None:
     ends, shown = [], set()
+    train_lengths = sorted({curve.train_length for curve in panel.curves})
     for curve in panel.curves:
         if not curve.points or not (bins := loss_by_position(curve, curve.lengths[-1])):
             continue
@@ -186,12 +185,12 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
             x,
             y,
             color=colour(curve.position),
-            linestyle=WINDOW_STYLE if curve.window else "-",
+            linestyle=_line_style(curve, train_lengths),
             marker=MARKERS.get(curve.position, "x"),
             markersize=3.5,
             linewidth=1.4,
         )
-        ends.append((curve.name, curve.position, y[-1]))
+        ends.append((_label(curve, train_lengths), curve.position, y[-1]))
         for found, place in zip(bins, x, strict=True):
             tip = f"{curve.name}, {found.context_from:,} to {found.context_to:,} tokens of context"
             _tip(axes, place, found.loss, f"{tip}: {found.loss:.3f} ({found.tokens:,} tokens)")
@@ -199,11 +198,31 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
     longest = max(shown, default=1)
     _length_ticks(axes, [2**i for i in range(0, int(math.log2(longest)) + 1, 2)])
     axes.minorticks_off()
-    _mark_training(axes, sorted({curve.train_length for curve in panel.curves}))
+    _mark_training(axes, train_lengths)
     at = " and ".join(f"{length:,}" for length in sorted(shown))
     axes.set_xlabel(f"Context (tokens) in windows of {at}")
     axes.set_ylabel("Loss (nats per token)")
     _finish(axes, panel, ends, "mean")
+
+
+def drawable(curve: Curve, metric: str) -> dict[int, float]:
+    """By evaluation length, the means that can be drawn; relative ones from the training length."""
+    return {
+        at: y
+        for at, y in curve.means(metric).items()
+        if math.isfinite(y) and (metric != "relative" or at >= curve.train_length)
+    }
+
+
+def _line_style(curve: Curve, train_lengths: Sequence[int]) -> Any:
+    if curve.window:
+        return WINDOW_STYLE
+    return LINE_STYLES[train_lengths.index(curve.train_length) % len(LINE_STYLES)]
+
+
+def _label(curve: Curve, train_lengths: Sequence[int]) -> str:
+    several = len(train_lengths) > 1
+    return f"{curve.name}, L = {curve.train_length:,}" if several else curve.name
 
 
 def _tip(axes: "Axes", x: float, y: float, text: str) -> None:
@@ -221,13 +240,13 @@ def _length_ticks(axes: "Axes", lengths: Sequence[int]) -> None:
 
 
 def _mark_training(axes: "Axes", train_lengths: Sequence[int]) -> None:
-    for length in train_lengths:
+    for i, length in enumerate(train_lengths):
         axes.axvline(length, color="0.6", linestyle=(0, (2, 2)), linewidth=1, zorder=0)
         axes.annotate(
             f"trained at {length:,}",
             (length, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(4, -2),
+            xytext=(4, -2 - 10 * i),  # below each other, so that none covers the next
             textcoords="offset points",
             color="0.4",
             fontsize=8,
@@ -237,13 +256,14 @@ def _mark_training(axes: "Axes", train_lengths: Sequence[int]) -> None:
 
 def _finish(axes: "Axes", panel: Panel, ends: list[tuple[str, str, float]], shown: str) -> None:
     """The heading (what is shown of several seeds), the grid, the names of the curves."""
-    n_seeds = seeds_of(panel.curves)
-    seeds = f"; {shown} of {n_seeds} seeds" if n_seeds not in "01" else ""
+    n_seeds = several_seeds(panel.curves)
+    seeds = f"; {shown} of {n_seeds} seeds" if n_seeds else ""
     heading = panel.heading + seeds
     if panel.paper:
         at = panel.paper[0].train_length
-        heading += f"\ndashed: Press et al. 2022, WikiText-103, L = {at:,}"
-    axes.set_title(heading, fontsize=9, color="0.3", loc="left")
+        heading += f"\nthin lines: {SOURCE}, WikiText-103, L = {at:,}"
+    # Names are the user's: a dollar sign is no formula.
+    axes.set_title(heading, fontsize=9, color="0.3", loc="left", parse_math=False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     _name_curves(axes, ends)
@@ -266,6 +286,7 @@ def _name_curves(axes: "Axes", ends: list[tuple[str, str, float]]) -> None:
             fontsize=9,
             va="center",
             annotation_clip=False,
+            parse_math=False,
         )
 
 

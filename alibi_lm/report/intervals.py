@@ -6,12 +6,13 @@ interval says how the difference might come out on other text of the kind; what 
 change it does not say.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+
+from alibi_lm.results import perplexity
 
 PIECES = 100
 DRAWS = 10_000
@@ -29,7 +30,7 @@ class Interval:
     @property
     def ratio(self) -> "Interval":
         """The same as a ratio of perplexities."""
-        return Interval(*(math.exp(x) for x in (self.estimate, self.low, self.high)))
+        return Interval(*(perplexity(x) for x in (self.estimate, self.low, self.high)))
 
     def __str__(self) -> str:
         return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -38,20 +39,22 @@ class Interval:
 def difference(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Interval:
     """The mean of a - b with its 95 % interval. a, b: losses of the same tokens in text order.
 
-    Where a loss is not finite, neither is the interval.
+    Infinite where one of the two is; no number where both are, or a loss is none.
     """
     if a.shape != b.shape:
         raise ValueError(f"not the same tokens: {a.shape} and {b.shape}")
     pieces = min(PIECES, len(a))
     starts = np.arange(pieces) * len(a) // pieces
-    sums = np.add.reduceat(a - b, starts)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        sums = np.add.reduceat(a - b, starts)
     sizes = np.diff(starts, append=len(a)).astype(np.float64)
     if not np.isfinite(sums).all():
-        return Interval(float(sums.sum()) / len(a), math.nan, math.nan)
+        broken = float(sums.sum())
+        return Interval(broken, broken, broken)
     draws = _draws(pieces)
     means = (draws @ sums) / (draws @ sizes)
     low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Interval(float((a - b).mean()), float(low), float(high))
+    return Interval(float(sums.sum() / len(a)), float(low), float(high))
 
 
 @cache

@@ -27,7 +27,7 @@ def loss_by_position(curve: Curve, length: int) -> list[Bin] | None:
 
     None if the token losses were not kept.
     """
-    losses = curve.losses(length)
+    losses = curve.losses(length, list(curve.points[length]))
     row = next((point.row for point in curve.points[length].values()), None)
     if losses is None or row is None:
         return None

@@ -18,15 +18,15 @@ from alibi_lm.report.comparisons import (
     Study,
     comparisons,
     protocol_note,
-    seeds_of,
+    several_seeds,
     titles,
 )
 from alibi_lm.report.csv_files import differences_csv, positions_csv
 from alibi_lm.report.differences import to_the_best
-from alibi_lm.report.figures import lengths_figure, panel, positions_figure, svg
+from alibi_lm.report.figures import drawable, lengths_figure, panel, positions_figure, svg
 from alibi_lm.report.loss_by_position import has_positions
-from alibi_lm.report.published import SOURCE, WIKITEXT, perplexities
-from alibi_lm.report.tables import Table, lengths_table, notes, paper_table
+from alibi_lm.report.published import SOURCE, claimed_on, perplexities
+from alibi_lm.report.tables import Table, lengths_table, notes, paper_table, speeds_table
 from alibi_lm.results import Result, csv_text
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class MetricView:
     """One metric of a comparison: the figure and the table."""
 
     metric: str
-    svg: str
+    svg: str | None  # None where there is nothing to draw
     table: Table
 
 
@@ -50,7 +50,7 @@ class View:
     study: str  # title
     protocol: str
     note: str
-    n_seeds: str
+    n_seeds: str  # empty if one
     metrics: list[MetricView]
     differences: Table | None
     positions_svg: str | None
@@ -80,14 +80,14 @@ def page(results: Sequence[Result], published: bool = False) -> str:
     ]
     if published:
         views += _paper_views()
-        wikitext = next(view.study for view in _paper_views() if view.study.startswith(WIKITEXT))
-        claims += [ClaimView(wikitext, claim, claim.paper) for claim in checked]
+        claims += [ClaimView(claimed_on().title, claim, claim.paper) for claim in checked]
     rows = [result.row for result in results]
     return _template().render(
         views=views,
         claims=claims,
         metrics=METRICS,
         source=SOURCE,
+        speeds=speeds_table() if published else None,
         downloads={
             "results.csv": _data(csv_text(rows)),
             "loss_by_position.csv": _data(positions_csv(groups)),
@@ -100,9 +100,13 @@ def page(results: Sequence[Result], published: bool = False) -> str:
 def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -> View:
     metrics = []
     for metric in METRICS:
-        if any(curve.values(metric) for curve in curves):
-            figure = lengths_figure([panel(group, curves, title, metric, published)], metric)
-            metrics.append(MetricView(metric, _inline(figure), lengths_table(curves, metric)))
+        drawn = None
+        if any(drawable(curve, metric) for curve in curves):
+            drawn = lengths_figure([panel(group, curves, title, metric, published)], metric)
+        # Perplexity has a table always: it may say that memory ran out.
+        if drawn or metric == "ppl" or any(curve.values(metric) for curve in curves):
+            drawing = _inline(drawn) if drawn else None
+            metrics.append(MetricView(metric, drawing, lengths_table(curves, metric)))
     positions = None
     if group.sample is None and has_positions(curves):
         positions = positions_figure([panel(group, curves, title, "loss", published)])
@@ -110,7 +114,7 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
         study=title,
         protocol=group.label,
         note=protocol_note(group),
-        n_seeds=seeds_of(curves),
+        n_seeds=several_seeds(curves),
         metrics=metrics,
         differences=to_the_best(curves),
         positions_svg=_inline(positions) if positions else None,

@@ -68,6 +68,11 @@ def speeds() -> dict[tuple[str, int], Speed]:
     return {(speed.position, speed.length): speed for speed in lines}
 
 
+def claimed_on() -> Study:
+    """The data that the paper's claims are about: the validation split of WikiText-103."""
+    return Study(WIKITEXT, "validation", TOKENS, "", SOURCE)
+
+
 def paper_group(group: Comparison) -> Comparison | None:
     """The paper's results on WikiText-103 under the same protocol and split, if there are any."""
     for theirs in perplexities():

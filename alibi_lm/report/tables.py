@@ -9,10 +9,10 @@ from alibi_lm.report.comparisons import (
     Comparison,
     Curve,
     protocol_note,
-    seeds_of,
+    several_seeds,
     titles,
 )
-from alibi_lm.report.published import SOURCE, curves_to_compare
+from alibi_lm.report.published import SOURCE, curves_to_compare, speeds
 
 NEAR = 1.05  # two multiples of the training length are compared if they differ by less
 
@@ -30,7 +30,7 @@ class Table:
 def markdown(table: Table, aligned: bool = True) -> str:
     """The table in Markdown, the best cells bold; aligned: to be read as plain text too."""
     body = [
-        [f"**{cell}**" if (i, j) in table.best else cell for j, cell in enumerate(line)]
+        [f"**{cell}**" if (i, j) in table.best else _escaped(cell) for j, cell in enumerate(line)]
         for i, line in enumerate(table.body)
     ]
     lines = [table.head, *body] if aligned else [["---"] * len(table.head)]
@@ -48,6 +48,11 @@ def markdown(table: Table, aligned: bool = True) -> str:
         for i, width in enumerate(widths)
     ]
     return "\n".join([line(table.head), line(rule), *map(line, body)])
+
+
+def _escaped(cell: str) -> str:
+    """Names are the user's, and a bar or a line end would break the table."""
+    return " ".join(cell.split()).replace("|", "\\|")
 
 
 def lengths_table(curves: Sequence[Curve], metric: str = "ppl") -> Table:
@@ -83,8 +88,8 @@ def number(x: float, digits: int = 2) -> str:
 
 def caption(group: Comparison, curves: Sequence[Curve], title: str, metric: str) -> str:
     """What a table or figure shows: metric, data, protocol, seeds."""
-    n_seeds = seeds_of(curves)
-    seeds = f"; mean of {n_seeds} seeds ± half their range" if n_seeds not in "01" else ""
+    n_seeds = several_seeds(curves)
+    seeds = f"; mean of {n_seeds} seeds ± half their range" if n_seeds else ""
     return f"{METRICS[metric]}; {title}; {group.label} ({protocol_note(group)}){seeds}"
 
 
@@ -148,6 +153,21 @@ def paper_table(group: Comparison, curves: Sequence[Curve]) -> Table | None:
     head = ["position", "L", "length", "ppl", "ppl / at L"]
     head += ["paper: L", "paper: length", "paper: ppl", "paper: ppl / at L"]
     return Table(head, body) if body else None
+
+
+def speeds_table() -> Table:
+    """The paper's table 1."""
+    body = [
+        [
+            speed.position,
+            str(speed.length),
+            f"{speed.train_words_per_second:,.0f}",
+            f"{speed.eval_words_per_second:,.0f}",
+            f"{speed.train_memory_gb:.1f}",
+        ]
+        for speed in speeds().values()
+    ]
+    return Table(["position", "L", "training, words/s", "evaluation, words/s", "GB"], body)
 
 
 def nearest(curve: Curve, multiple: float) -> int | None:

@@ -54,7 +54,7 @@ def test_values_of_a_curve(tmp_path: Path) -> None:
     assert relative[256] == pytest.approx(
         sinusoidal.means("ppl")[256] / sinusoidal.means("ppl")[64]
     )
-    losses = alibi.losses(128)
+    losses = alibi.losses(128, [0, 1])
     assert losses is not None
     assert losses.mean() == pytest.approx(alibi.means("loss")[128])
 
@@ -62,7 +62,7 @@ def test_values_of_a_curve(tmp_path: Path) -> None:
 def test_without_the_training_length_nothing_is_relative() -> None:
     (curves,) = comparisons([Result(ROW)]).values()
     assert curves[0].values("relative") == {}
-    assert curves[0].losses(128) is None
+    assert curves[0].losses(128, [0]) is None
 
 
 def test_where_memory_ran_out_there_is_no_point(tmp_path: Path) -> None:

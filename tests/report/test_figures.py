@@ -38,6 +38,31 @@ def test_is_drawn_as_png_and_svg(tmp_path: Path, case: str, metric: str) -> None
     assert ET.parse(vector).getroot().tag.endswith("svg")
 
 
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    some = study(tmp_path, dataset="x$^$y")
+    assert "x$^$y" in svg(lengths_figure(panels(some, "ppl"), "ppl"))
+
+
+def test_an_infinite_value_at_the_training_length(tmp_path: Path) -> None:
+    row = study(tmp_path)[0].row
+    some = [
+        Result(dataclasses.replace(row, eval_length=32)),
+        Result(dataclasses.replace(row, ppl=math.inf, loss=math.inf)),
+    ]
+    svg(lengths_figure(panels(some, "relative"), "relative"))
+
+
+def test_training_lengths_are_told_apart(tmp_path: Path) -> None:
+    some = study(tmp_path) + study(tmp_path, train_length=128)
+    for figure in (
+        lengths_figure(panels(some, "relative"), "relative"),
+        positions_figure(panels(some, "loss")),
+    ):
+        text = svg(figure)
+        assert "ALiBi, L = 64<" in text
+        assert "ALiBi, L = 128<" in text
+
+
 def test_every_point_tells_its_value(tmp_path: Path) -> None:
     figure = lengths_figure(panels(study(tmp_path), "ppl"), "ppl")
     tips = re.findall(r"<title>(.*?)</title>", svg(figure))

@@ -58,7 +58,14 @@ def test_few_tokens_and_other_tokens() -> None:
         difference(np.ones(3), np.ones(4))
 
 
-def test_a_loss_that_is_not_finite_gives_no_interval() -> None:
-    broken = np.ones(300)
-    broken[7] = np.inf
-    assert not math.isfinite(difference(broken, np.ones(300)).high)
+def test_losses_that_are_not_finite() -> None:
+    fine, infinite, none = np.ones(300), np.ones(300), np.ones(300)
+    infinite[7], none[7] = np.inf, np.nan
+    assert difference(infinite, fine) == Interval(np.inf, np.inf, np.inf)
+    assert difference(fine, infinite) == Interval(-np.inf, -np.inf, -np.inf)
+    for a, b in ((none, fine), (fine, none), (infinite, infinite), (infinite, none)):
+        assert math.isnan(difference(a, b).low)
+
+
+def test_ratios_beyond_floats() -> None:
+    assert difference(np.full(9, 900.0), np.zeros(9)).ratio.high == math.inf

@@ -1,3 +1,5 @@
+import dataclasses
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from samples import ROW, study
 
 from alibi_lm.errors import UserError
 from alibi_lm.report import summary, write_report
+from alibi_lm.report.claims import CLAIMS
 from alibi_lm.results import Result, read_rows
 
 DATA = {
@@ -36,8 +39,23 @@ def test_all_in_one_folder(tmp_path: Path) -> None:
 
 def test_rows_alone_give_what_rows_can(tmp_path: Path) -> None:
     paths = write_report([Result(ROW)], tmp_path)
-    assert {path.name for path in paths} == DATA | both("extrapolation", "relative")
-    assert (tmp_path / "differences.csv").read_text().strip() == ""
+    # One length that is not the training length: nothing is relative to it.
+    assert {path.name for path in paths} == DATA | both("extrapolation")
+    assert (tmp_path / "differences.csv").read_text() == ""
+
+
+def test_memory_that_ran_out_everywhere(tmp_path: Path) -> None:
+    row = dataclasses.replace(ROW, loss=math.nan, ppl=math.nan, status="out of memory")
+    paths = write_report([Result(row)], tmp_path)
+    assert {path.name for path in paths} == DATA
+    assert "<td>OOM</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_names_that_break_tables(tmp_path: Path) -> None:
+    write_report([Result(dataclasses.replace(ROW, dataset="a|b\nc"))], tmp_path)
+    lines = (tmp_path / "claims.md").read_text().splitlines()
+    assert len(lines) == 2 + len(CLAIMS)
+    assert all("a\\|b c validation" in line for line in lines[2:])
 
 
 def test_the_papers_numbers_are_added_if_wanted(tmp_path: Path) -> None:
