@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alibi_lm.files import write_atomically
 from alibi_lm.report.comparisons import METRICS, Comparison, Curve, several_seeds
@@ -32,10 +32,11 @@ COLOURS = {
 }
 SPARE_COLOURS = ("#CC79A7", "#000000", "#8C564B", "#7B4FB5")
 MARKERS = {"none": "v", "sinusoidal": "o", "rotary": "s", "t5": "D", "alibi": "^"}
-LINE_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))  # by training length
+LIGHTEST = 0.55  # how white the shortest of several training lengths is drawn; the longest is full
 WINDOW_STYLE = (0, (1, 1.5))
 PANELS_IN_A_ROW = 3
 LOG_SCALE_FROM = 3.0  # ratio of largest to smallest value
+End = tuple[float, str, tuple[float, ...]]  # a curve's last value, its name and its shade
 LINE_OF_TEXT = 0.058  # of a panel's height
 
 
@@ -123,7 +124,7 @@ def _grid(n_panels: int) -> "tuple[Figure, list[Axes]]":
 def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
     relative = metric == "relative"
     train_lengths = sorted({curve.train_length for curve in panel.curves})
-    ends: list[tuple[str, str, float]] = []
+    ends: list[End] = []
     drawn: list[float] = []
     for curve in [*panel.paper, *panel.curves]:
         ours = curve in panel.curves
@@ -133,13 +134,13 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
         unit = curve.train_length if relative else 1
         drawn += means.values()
         x = [at / unit for at in means]
-        style = _line_style(curve, train_lengths) if ours else "-"
+        shade = _shade(curve, train_lengths if ours else [curve.train_length])
         axes.plot(
             x,
             list(means.values()),
-            color=colour(curve.position),
+            color=shade,
             marker=MARKERS.get(curve.position, "x") if ours else None,
-            linestyle=style,
+            linestyle=WINDOW_STYLE if curve.window else "-",
             markersize=5,
             linewidth=1.6 if ours else 0.8,
             alpha=1.0 if ours else 0.6,
@@ -147,9 +148,9 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
         if ours:
             seeds = [curve.values(metric)[at] for at in means]
             low, high = [min(s) for s in seeds], [max(s) for s in seeds]
-            axes.fill_between(x, low, high, color=colour(curve.position), alpha=0.18, linewidth=0)
+            axes.fill_between(x, low, high, color=shade, alpha=0.18, linewidth=0)
             label = _label(curve, train_lengths)
-            ends.append((label, curve.position, list(means.values())[-1]))
+            ends.append((list(means.values())[-1], label, shade))
         source = "" if ours else "paper: "
         for at, y in means.items():
             tip = f"{source}{curve.name}, L = {curve.train_length}, at {at:,}: {y:.4g}"
@@ -173,7 +174,8 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
 
 
 def _draw_positions(axes: "Axes", panel: Panel) -> None:
-    ends, shown = [], set()
+    ends: list[End] = []
+    shown = set()
     train_lengths = sorted({curve.train_length for curve in panel.curves})
     for curve in panel.curves:
         if not curve.points or not (bins := loss_by_position(curve, curve.lengths[-1])):
@@ -184,13 +186,13 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
         axes.plot(
             x,
             y,
-            color=colour(curve.position),
-            linestyle=_line_style(curve, train_lengths),
+            color=_shade(curve, train_lengths),
+            linestyle=WINDOW_STYLE if curve.window else "-",
             marker=MARKERS.get(curve.position, "x"),
             markersize=3.5,
             linewidth=1.4,
         )
-        ends.append((_label(curve, train_lengths), curve.position, y[-1]))
+        ends.append((y[-1], _label(curve, train_lengths), _shade(curve, train_lengths)))
         for found, place in zip(bins, x, strict=True):
             tip = f"{curve.name}, {found.context_from:,} to {found.context_to:,} tokens of context"
             _tip(axes, place, found.loss, f"{tip}: {found.loss:.3f} ({found.tokens:,} tokens)")
@@ -214,10 +216,13 @@ def drawable(curve: Curve, metric: str) -> dict[int, float]:
     }
 
 
-def _line_style(curve: Curve, train_lengths: Sequence[int]) -> Any:
-    if curve.window:
-        return WINDOW_STYLE
-    return LINE_STYLES[train_lengths.index(curve.train_length) % len(LINE_STYLES)]
+def _shade(curve: Curve, train_lengths: Sequence[int]) -> tuple[float, ...]:
+    """The scheme's colour, lighter for shorter training lengths where there are several."""
+    from matplotlib.colors import to_rgb
+
+    n_longer = len(train_lengths) - 1 - train_lengths.index(curve.train_length)
+    white = LIGHTEST * n_longer / max(len(train_lengths) - 1, 1)
+    return tuple(part + (1 - part) * white for part in to_rgb(colour(curve.position)))
 
 
 def _label(curve: Curve, train_lengths: Sequence[int]) -> str:
@@ -240,13 +245,16 @@ def _length_ticks(axes: "Axes", lengths: Sequence[int]) -> None:
 
 
 def _mark_training(axes: "Axes", train_lengths: Sequence[int]) -> None:
-    for i, length in enumerate(train_lengths):
+    several = len(train_lengths) > 1
+    for length in train_lengths:
         axes.axvline(length, color="0.6", linestyle=(0, (2, 2)), linewidth=1, zorder=0)
+        side = -1 if several and length == train_lengths[-1] else 1  # names of curves are right
         axes.annotate(
-            f"trained at {length:,}",
+            f"L = {length:,}" if several else f"trained at {length:,}",
             (length, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(4, -2 - 10 * i),  # below each other, so that none covers the next
+            xytext=(3 * side, -2),
+            ha="left" if side == 1 else "right",
             textcoords="offset points",
             color="0.4",
             fontsize=8,
@@ -254,7 +262,7 @@ def _mark_training(axes: "Axes", train_lengths: Sequence[int]) -> None:
         )
 
 
-def _finish(axes: "Axes", panel: Panel, ends: list[tuple[str, str, float]], shown: str) -> None:
+def _finish(axes: "Axes", panel: Panel, ends: list[End], shown: str) -> None:
     """The heading (what is shown of several seeds), the grid, the names of the curves."""
     n_seeds = several_seeds(panel.curves)
     seeds = f"; {shown} of {n_seeds} seeds" if n_seeds else ""
@@ -269,20 +277,20 @@ def _finish(axes: "Axes", panel: Panel, ends: list[tuple[str, str, float]], show
     _name_curves(axes, ends)
 
 
-def _name_curves(axes: "Axes", ends: list[tuple[str, str, float]]) -> None:
+def _name_curves(axes: "Axes", ends: list[End]) -> None:
     """Write each curve's name at its right end, moved apart where ends lie close."""
     axes.autoscale_view()  # settles the limits
     to_axes = axes.transScale + axes.transLimits
     x = axes.get_xlim()[1]
-    placed = sorted((float(to_axes.transform((x, y))[1]), label, p) for label, p, y in ends)
+    placed = sorted((float(to_axes.transform((x, y))[1]), label, shade) for y, label, shade in ends)
     place = -math.inf
-    for height, label, position in placed:
+    for height, label, shade in placed:
         place = max(height, place + LINE_OF_TEXT)
         axes.annotate(
             label,
             (1.01, place),
             xycoords="axes fraction",
-            color=colour(position),
+            color=shade,
             fontsize=9,
             va="center",
             annotation_clip=False,
