@@ -200,7 +200,7 @@ def protocol_note(group: Comparison) -> str:
             f"the same {group.sample} tokens at every length, each with exactly that much context"
         )
     if group.stride is not None:
-        return f"every token once, {group.stride} new ones per window"
+        return f"every token once, {group.stride} new per window"
     return "every token once, in blocks of the evaluation length"
 
 
