@@ -145,10 +145,7 @@ class Curve:
 
 
 def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
-    """The results in comparable groups, in the order of their first appearance.
-
-    Curves stand in the paper's order of schemes, then by training length, the window last.
-    """
+    """The results in comparable groups, in the order of their first appearance."""
     groups: dict[Comparison, dict[tuple[object, ...], Curve]] = {}
     for result in results:
         row = result.row
@@ -167,13 +164,18 @@ def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
         metrics = {name: float(getattr(row, name)) for name in METRICS if hasattr(row, name)}
         # A later row replaces an earlier one.
         curve.points.setdefault(row.eval_length, {})[row.seed] = Point(metrics, result)
+    return {group: in_order(curves.values()) for group, curves in groups.items()}
+
+
+def in_order(curves: Iterable[Curve]) -> list[Curve]:
+    """In the paper's order of schemes, then by training length, the window last."""
     order = [*NAMES]
 
     def place(curve: Curve) -> tuple[object, ...]:
         known = order.index(curve.position) if curve.position in order else len(order)
         return (known, curve.position, curve.variant, curve.train_length, curve.window or 0)
 
-    return {group: sorted(curves.values(), key=place) for group, curves in groups.items()}
+    return sorted(curves, key=place)
 
 
 def titles(studies: Iterable[Study]) -> dict[Study, str]:

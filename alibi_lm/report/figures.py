@@ -37,7 +37,10 @@ WINDOW_STYLE = (0, (1, 1.5))
 PANELS_IN_A_ROW = 3
 LOG_SCALE_FROM = 3.0  # ratio of largest to smallest value
 End = tuple[float, str, tuple[float, ...]]  # a curve's last value, its name and its shade
-LINE_OF_TEXT = 0.058  # of a panel's height
+PANEL = (6.4, 4.0)  # inches; higher where the names of many curves need it
+AROUND = 0.95  # inches of a panel's height for its title and what stands below its axes
+LINE_OF_TEXT = 0.17  # inches
+NEAR = 1.9  # ratio of lengths whose labels would cover each other
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def panel(
 
 def lengths_figure(panels: Sequence[Panel], metric: str) -> "Figure":
     """A metric against evaluation length."""
-    fig, all_axes = _grid(len(panels))
+    fig, all_axes = _grid(panels)
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw_lengths(axes, panel, metric)
     return fig
@@ -73,7 +76,7 @@ def lengths_figure(panels: Sequence[Panel], metric: str) -> "Figure":
 
 def positions_figure(panels: Sequence[Panel]) -> "Figure":
     """Loss against tokens of context, each curve at its longest evaluation length."""
-    fig, all_axes = _grid(len(panels))
+    fig, all_axes = _grid(panels)
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw_positions(axes, panel)
     return fig
@@ -107,13 +110,16 @@ def colour(position: str) -> str:
     return COLOURS.get(position, spare)
 
 
-def _grid(n_panels: int) -> "tuple[Figure, list[Axes]]":
+def _grid(panels: Sequence[Panel]) -> "tuple[Figure, list[Axes]]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    n_panels = len(panels)
     n_columns = min(n_panels, PANELS_IN_A_ROW)
     n_rows = -(-n_panels // n_columns)
-    fig = Figure(figsize=(6.4 * n_columns, 4.0 * n_rows), layout="constrained")
+    names = max(len(panel.curves) for panel in panels) + 1
+    width, height = PANEL[0], max(PANEL[1], AROUND + names * LINE_OF_TEXT)
+    fig = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
     FigureCanvasAgg(fig)
     all_axes = list(fig.subplots(n_rows, n_columns, squeeze=False).flatten())
     for axes in all_axes[n_panels:]:
@@ -165,7 +171,7 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
         axes.set_xlabel("Evaluation length / training length")
     else:
         _length_ticks(axes, lengths)
-        _mark_training(axes, train_lengths)
+        _mark_training(axes, train_lengths, lengths[-1])
         axes.set_xlabel(panel.length_label)
     axes.minorticks_off()
     _scale_values(axes, drawn)
@@ -200,7 +206,7 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
     longest = max(shown, default=1)
     _length_ticks(axes, [2**i for i in range(0, int(math.log2(longest)) + 1, 2)])
     axes.minorticks_off()
-    _mark_training(axes, train_lengths)
+    _mark_training(axes, train_lengths, longest)
     at = " and ".join(f"{length:,}" for length in sorted(shown))
     axes.set_xlabel(f"Context (tokens) in windows of {at}")
     axes.set_ylabel("Loss (nats per token)")
@@ -244,11 +250,14 @@ def _length_ticks(axes: "Axes", lengths: Sequence[int]) -> None:
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
 
 
-def _mark_training(axes: "Axes", train_lengths: Sequence[int]) -> None:
-    several = len(train_lengths) > 1
+def _mark_training(axes: "Axes", train_lengths: Sequence[int], longest: int) -> None:
+    several, named = len(train_lengths) > 1, 0.0
     for length in train_lengths:
         axes.axvline(length, color="0.6", linestyle=(0, (2, 2)), linewidth=1, zorder=0)
-        side = -1 if several and length == train_lengths[-1] else 1  # names of curves are right
+        if length < named * NEAR:
+            continue
+        named = length
+        side = -1 if length >= longest else 1  # right of the axes stand the names of the curves
         axes.annotate(
             f"L = {length:,}" if several else f"trained at {length:,}",
             (length, 1.0),
@@ -284,8 +293,10 @@ def _name_curves(axes: "Axes", ends: list[End]) -> None:
     x = axes.get_xlim()[1]
     placed = sorted((float(to_axes.transform((x, y))[1]), label, shade) for y, label, shade in ends)
     place = -math.inf
+    panel_height = axes.figure.get_figheight() / axes.get_gridspec().nrows  # type: ignore[union-attr]
+    line = LINE_OF_TEXT / (panel_height - AROUND)
     for height, label, shade in placed:
-        place = max(height, place + LINE_OF_TEXT)
+        place = max(height, place + line)
         axes.annotate(
             label,
             (1.01, place),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from alibi_lm.report.comparisons import Comparison, Curve, Point, Study
+from alibi_lm.report.comparisons import Comparison, Curve, Point, Study, in_order
 
 SOURCE = "Press et al. 2022"
 WIKITEXT = f"wikitext103 ({SOURCE})"
@@ -48,7 +48,7 @@ def perplexities() -> dict[Comparison, list[Curve]]:
             if study.dataset == WIKITEXT:
                 metrics["word_ppl"] = ppl
             curve.points.setdefault(int(line["eval_length"]), {})[SEED] = Point(metrics)
-    return {group: [*curves.values()] for group, curves in groups.items()}
+    return {group: in_order(curves.values()) for group, curves in groups.items()}
 
 
 @cache
