@@ -254,10 +254,10 @@ def _mark_training(axes: "Axes", train_lengths: Sequence[int], longest: int) -> 
     several, named = len(train_lengths) > 1, 0.0
     for length in train_lengths:
         axes.axvline(length, color="0.6", linestyle=(0, (2, 2)), linewidth=1, zorder=0)
-        if length < named * NEAR:
+        side = -1 if length >= longest else 1  # right of the axes stand the names of the curves
+        if length < named * (NEAR if side == 1 else 2 * NEAR):
             continue
         named = length
-        side = -1 if length >= longest else 1  # right of the axes stand the names of the curves
         axes.annotate(
             f"L = {length:,}" if several else f"trained at {length:,}",
             (length, 1.0),
