@@ -77,11 +77,6 @@ class Point:
         """The row of results that it comes from."""
         return self.result.row if self.result else None
 
-    @property
-    def has_losses(self) -> bool:
-        """Whether its token losses were kept."""
-        return self.result is not None and self.result.losses_file is not None
-
     def losses(self) -> npt.NDArray[np.float64] | None:
         """The loss of each token, if it was kept."""
         return self.result.losses() if self.result else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from alibi_lm.files import write_atomically
 from alibi_lm.report.comparisons import METRICS, Comparison, Curve, several_seeds
-from alibi_lm.report.loss_by_position import loss_by_position
+from alibi_lm.report.loss_by_position import bins_to_draw
 from alibi_lm.report.published import SOURCE, curves_to_compare, is_the_papers_data
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
     shown = set()
     train_lengths = sorted({curve.train_length for curve in panel.curves})
     for curve in panel.curves:
-        if not curve.points or not (bins := loss_by_position(curve, curve.lengths[-1])):
+        if not (bins := bins_to_draw(curve)):
             continue
         shown.add(curve.lengths[-1])
         x = [math.sqrt(found.context_from * found.context_to) for found in bins]

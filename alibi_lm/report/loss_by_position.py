@@ -11,6 +11,8 @@ import numpy as np
 
 from alibi_lm.report.comparisons import Curve
 
+FEWEST_TOKENS = 50  # of a bin that is drawn
+
 
 @dataclass(frozen=True)
 class Bin:
@@ -41,11 +43,16 @@ def loss_by_position(curve: Curve, length: int) -> list[Bin] | None:
     return found
 
 
+def bins_to_draw(curve: Curve) -> list[Bin]:
+    """Those of the longest evaluation length that hold enough tokens to mean something.
+
+    Sliding with a small stride gives nearly all tokens the same context; the few at the text's
+    start that have less are not worth a point.
+    """
+    bins = loss_by_position(curve, curve.lengths[-1]) if curve.points else None
+    return [found for found in bins or [] if found.tokens >= FEWEST_TOKENS]
+
+
 def has_positions(curves: Sequence[Curve]) -> bool:
-    """Whether token losses were kept of any of them."""
-    return any(
-        point.has_losses
-        for curve in curves
-        for seeds in curve.points.values()
-        for point in seeds.values()
-    )
+    """Whether there is a curve to draw."""
+    return any(len(bins_to_draw(curve)) > 1 for curve in curves)

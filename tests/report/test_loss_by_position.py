@@ -6,7 +6,7 @@ from samples import ROW, result
 
 from alibi_lm.report.comparisons import comparisons
 from alibi_lm.report.csv_files import positions_csv
-from alibi_lm.report.loss_by_position import has_positions, loss_by_position
+from alibi_lm.report.loss_by_position import bins_to_draw, has_positions, loss_by_position
 from alibi_lm.results import Result
 
 
@@ -28,6 +28,20 @@ def test_losses_by_hand(tmp_path: Path) -> None:
     lines = positions_csv({group: curves}).splitlines()
     assert len(lines) == 1 + 3
     assert lines[0].endswith("eval_length,context_from,context_to,tokens,loss")
+
+
+def test_bins_of_few_tokens_are_not_drawn(tmp_path: Path) -> None:
+    """With stride 1 all but the first tokens of the text have the same context."""
+    for stride, drawn in ((64, True), (1, False)):
+        made = result(
+            tmp_path, lambda c: 3.0, protocol="sliding", eval_length=64, stride=stride, tokens=5000
+        )
+        (curves,) = comparisons([made]).values()
+        assert has_positions(curves) == drawn
+        assert all(found.tokens >= 50 for found in bins_to_draw(curves[0]))
+        every = loss_by_position(curves[0], 64)
+        assert every is not None
+        assert sum(found.tokens for found in every) == 5000
 
 
 def test_without_token_losses() -> None:
