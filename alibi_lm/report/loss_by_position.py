@@ -11,8 +11,6 @@ import numpy as np
 
 from alibi_lm.report.comparisons import Curve
 
-FEWEST_TOKENS = 50  # of a bin that is drawn
-
 
 @dataclass(frozen=True)
 class Bin:
@@ -44,13 +42,18 @@ def loss_by_position(curve: Curve, length: int) -> list[Bin] | None:
 
 
 def bins_to_draw(curve: Curve) -> list[Bin]:
-    """Those of the longest evaluation length that hold enough tokens to mean something.
+    """Those of the longest evaluation length with as much context as every full window offers.
 
-    Sliding with a small stride gives nearly all tokens the same context; the few at the text's
-    start that have less are not worth a point.
+    Sliding gives at least length - stride + 1 tokens of context, but at the text's start; the few
+    tokens there are one passage, which says nothing of position.
     """
-    bins = loss_by_position(curve, curve.lengths[-1]) if curve.points else None
-    return [found for found in bins or [] if found.tokens >= FEWEST_TOKENS]
+    if not curve.points:
+        return []
+    length = curve.lengths[-1]
+    row = next(point.row for point in curve.points[length].values())
+    least = length - row.stride + 1 if row and row.stride else 1
+    bins = loss_by_position(curve, length) or []
+    return [found for found in bins if found.context_to >= least]
 
 
 def has_positions(curves: Sequence[Curve]) -> bool:

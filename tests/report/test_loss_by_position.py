@@ -30,15 +30,16 @@ def test_losses_by_hand(tmp_path: Path) -> None:
     assert lines[0].endswith("eval_length,context_from,context_to,tokens,loss")
 
 
-def test_bins_of_few_tokens_are_not_drawn(tmp_path: Path) -> None:
+def test_the_texts_start_is_not_drawn(tmp_path: Path) -> None:
     """With stride 1 all but the first tokens of the text have the same context."""
-    for stride, drawn in ((64, True), (1, False)):
+    for stride, drawn_from in ((64, 1), (16, 46), (1, 46)):
         made = result(
             tmp_path, lambda c: 3.0, protocol="sliding", eval_length=64, stride=stride, tokens=5000
         )
         (curves,) = comparisons([made]).values()
-        assert has_positions(curves) == drawn
-        assert all(found.tokens >= 50 for found in bins_to_draw(curves[0]))
+        drawn = bins_to_draw(curves[0])
+        assert drawn[0].context_from == drawn_from
+        assert has_positions(curves) == (len(drawn) > 1) == (stride == 64)
         every = loss_by_position(curves[0], 64)
         assert every is not None
         assert sum(found.tokens for found in every) == 5000
