@@ -8,9 +8,9 @@ from pathlib import Path
 
 from alibi_lm.errors import UserError
 from alibi_lm.files import write_atomically
-from alibi_lm.report.claims import check_claims, claims_table
-from alibi_lm.report.comparisons import Comparison, comparisons, titles
-from alibi_lm.report.csv_files import differences_csv, positions_csv
+from alibi_lm.report.analysis import analyse
+from alibi_lm.report.claims import claims_table
+from alibi_lm.report.comparisons import Comparison, comparisons
 from alibi_lm.report.figures import Panel, drawable, lengths_figure, panel, positions_figure, save
 from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.page import page
@@ -32,14 +32,14 @@ def write_report(results: Sequence[Result], folder: Path, published: bool = Fals
     """
     if not results:
         raise UserError("there are no rows to report on")
-    groups = comparisons(results)
-    named = titles(group.study for group in groups)
+    analysis = analyse(results)
+    groups, named = analysis.groups, analysis.titles
     texts = {
-        "report.html": page(results, published),
-        "table.md": summary(results, published) + "\n",
-        "claims.md": markdown(claims_table(check_claims(groups), named), aligned=False) + "\n",
-        "loss_by_position.csv": positions_csv(groups),
-        "differences.csv": differences_csv(groups),
+        "report.html": page(analysis, published),
+        "table.md": markdown_report(groups, published) + "\n",
+        "claims.md": markdown(claims_table(analysis.claims, named), aligned=False) + "\n",
+        "loss_by_position.csv": analysis.positions_csv,
+        "differences.csv": analysis.differences_csv,
     }
     by_length = [group for group in groups if group.sample is None]
     sampled = [group for group in groups if group.sample is not None]

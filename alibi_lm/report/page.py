@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from alibi_lm.report.claims import Checked, Finding, check_claims
+from alibi_lm.report.analysis import Analysis
+from alibi_lm.report.claims import Checked, Finding
 from alibi_lm.report.comparisons import (
     METRICS,
     Comparison,
     Curve,
     Study,
-    comparisons,
     protocol_note,
     several_seeds,
-    titles,
 )
-from alibi_lm.report.csv_files import differences_csv, positions_csv
 from alibi_lm.report.differences import to_the_best
 from alibi_lm.report.figures import drawable, lengths_figure, panel, positions_figure, svg
 from alibi_lm.report.loss_by_position import has_positions
@@ -67,21 +65,19 @@ class ClaimView:
     ours: Finding
 
 
-def page(results: Sequence[Result], published: bool = False) -> str:
+def page(analysis: Analysis, published: bool = False) -> str:
     """The whole page; published: the paper's numbers under ours, and all of them to choose."""
-    groups = comparisons(results)
-    named = titles(group.study for group in groups)
+    groups, named = analysis.groups, analysis.titles
     views = [_view(group, groups[group], named[group.study], published) for group in groups]
-    checked = check_claims(groups)
     claims = [
         ClaimView(named[study], claim, ours)
-        for claim in checked
+        for claim in analysis.claims
         for study, ours in claim.ours.items()
     ]
     if published:
         views += _paper_views()
-        claims += [ClaimView(claimed_on().title, claim, claim.paper) for claim in checked]
-    rows = [result.row for result in results]
+        claims += [ClaimView(claimed_on().title, claim, claim.paper) for claim in analysis.claims]
+    rows = [result.row for result in analysis.results]
     return _template().render(
         views=views,
         claims=claims,
@@ -90,10 +86,10 @@ def page(results: Sequence[Result], published: bool = False) -> str:
         speeds=speeds_table() if published else None,
         downloads={
             "results.csv": _data(csv_text(rows)),
-            "loss_by_position.csv": _data(positions_csv(groups)),
-            "differences.csv": _data(differences_csv(groups)),
+            "loss_by_position.csv": _data(analysis.positions_csv),
+            "differences.csv": _data(analysis.differences_csv),
         },
-        provenance=_provenance(groups, named, results),
+        provenance=_provenance(groups, named, analysis.results),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.image import imread
 from samples import result, study
 
+from alibi_lm.report.analysis import analyse
 from alibi_lm.report.page import page
 from alibi_lm.results import Result
 
@@ -39,7 +40,7 @@ def test_holds_all_it_needs(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return page(several(tmp_path_factory.mktemp("page")), published=True)
+    return page(analyse(several(tmp_path_factory.mktemp("page"))), published=True)
 
 
 @pytest.fixture
