@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alibi_lm.attention import expand
 from alibi_lm.checkpoint import load_weights
 from alibi_lm.config import ModelConfig
 from alibi_lm.errors import UserError
@@ -64,9 +63,9 @@ def bias_matrix(source: str, length: int, n_heads: int) -> BiasMatrix:
         raise UserError(f"{unknown('scheme', source, list(SCHEMES))}; nor is it a run folder")
     with torch.no_grad():
         bias = position.bias(length)
-    if bias is None:
+    if bias.by_distance is None and bias.by_key is None:
         raise UserError(f"{source}: position={name} adds no bias to attention, so there is none")
-    return BiasMatrix(title, expand(bias, length))
+    return BiasMatrix(title, bias.matrix(length))
 
 
 def attention_left(matrix: Tensor) -> Tensor:

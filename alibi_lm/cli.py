@@ -131,6 +131,9 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
     key = getattr(cause, "full_key", None)
     if first_line.startswith("Could not append to config"):
         return f"setting {first_line.rpartition(' ')[2].rstrip('.')} exists; set it without the +"
+    if first_line.startswith("Could not override '"):  # a group that this script has not
+        names = [key for key, _, _ in walk(kind())]
+        return unknown("setting", first_line.split("'")[1], names)
     if not key:
         return " ".join(str(error).split())
     if "is not a ListConfig" in first_line:

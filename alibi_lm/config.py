@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from alibi_lm.attention import BACKENDS
 from alibi_lm.data.corpus import SPLITS, DataConfig
 from alibi_lm.data.sources import SOURCES
 from alibi_lm.data.tokenizers import TOKENIZERS, TokenizerConfig
@@ -23,6 +24,9 @@ from alibi_lm.settings import out_of_bounds, setting, unknown
 ATTENTION = ("full", "window")
 DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
+PHASES = ("training", "evaluation")
+PEERS = ("x-transformers", "transformers")  # what a benchmark can be asked to measure beside ours
+BACKEND_MEANING = "how attention is computed; auto: the fastest for the scheme and device"
 
 
 @dataclass
@@ -149,6 +153,11 @@ class Config:
     seed: int = setting(0, "decides initial weights, batches and dropout", at_least=0, below=2**32)
     dtype: str = setting("float32", "bfloat16: matrix products under autocast", choices=DTYPES)
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
+    backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
+    compile: bool = setting(False, "torch.compile the blocks for training: a slow first step")
+    checkpointing: bool = setting(
+        False, "keep blocks' inputs alone for the backward pass: less memory, slower"
+    )
     output: str = setting("outputs", "folder for runs and for what a sweep writes")
     cache: str = setting("outputs/cache", "folder for token files, shared by runs")
     run: str | None = setting(None, "name of the run folder; null: made from the settings")
@@ -198,6 +207,7 @@ class EvaluateConfig:
     run: str = setting("", "folder of the trained run")
     evaluation: EvaluationConfig = setting(EvaluationConfig, "the evaluation")
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
+    backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
     cache: str | None = setting(None, "folder for token files; null: that of the run")
 
     def problems(self) -> list[str]:
@@ -205,6 +215,51 @@ class EvaluateConfig:
         problems = out_of_bounds(self) + self.evaluation.problems()
         if not self.run:
             problems.insert(0, "run: not given; name the folder of a trained run, run=FOLDER")
+        return problems
+
+
+@dataclass
+class BenchmarkConfig:
+    """What is measured by scripts/benchmark.py."""
+
+    positions: list[str] = setting(
+        ["none", "sinusoidal", "rotary", "t5", "alibi"], "schemes", choices=tuple(SCHEMES)
+    )
+    lengths: list[int] = setting([512, 1024, 2048], "tokens of a sequence", at_least=1)
+    phases: list[str] = setting(
+        ["training", "evaluation"], "update the weights; score text", choices=PHASES
+    )
+    peers: list[str] = setting([], "libraries to compare with, in turns", choices=PEERS)
+    model: ModelConfig = setting(ModelConfig, "the decoder's sizes")
+    vocab_size: int = setting(2048, "tokens that there are", at_least=1)
+    tokens: int = setting(4096, "of one step, at least one sequence", at_least=1)
+    rounds: int = setting(7, "timed steps of each", at_least=1)
+    dtype: str = setting("float32", "bfloat16: matrix products under autocast", choices=DTYPES)
+    device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
+    backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
+    compile: bool = setting(False, "torch.compile the blocks of our models")
+    checkpointing: bool = setting(
+        False, "keep blocks' inputs alone for the backward pass: less memory, slower"
+    )
+    output: str = setting("outputs/benchmark", "folder for the results")
+
+    def problems(self) -> list[str]:
+        """There must be something to measure."""
+        problems = out_of_bounds(self) + self.model.problems()
+        examples = {"positions": "[none,alibi]", "lengths": "[512]", "phases": "[training]"}
+        for key, example in examples.items():
+            given = getattr(self, key)
+            if not given:
+                problems.append(f"{key}: given none; name at least one, e.g. {example}")
+        for key in ("positions", "lengths", "phases", "peers"):
+            given = getattr(self, key)
+            if len(set(given)) < len(given):
+                problems.append(f"{key}: given {given}, but each only once")
+        if not self.output:
+            problems.append("output: given '', but it must name a folder")
+        if not problems:
+            for name in self.positions:
+                problems += SCHEMES[name][0]().problems(self.model)
         return problems
 
 
@@ -221,12 +276,13 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="benchmark_schema", node=BenchmarkConfig)
     for group, (_, kinds) in KINDS.items():
         for name, kind in kinds.items():
             store.store(group=f"schema/{group}", name=name, node=kind)
 
 
-ConfigT = TypeVar("ConfigT", Config, EvaluateConfig)
+ConfigT = TypeVar("ConfigT", Config, EvaluateConfig, BenchmarkConfig)
 
 
 def from_hydra(composed: DictConfig, kind: type[ConfigT]) -> ConfigT:

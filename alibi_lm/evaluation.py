@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor
 
 from alibi_lm.checkpoint import load_weights
-from alibi_lm.config import EvaluationConfig
+from alibi_lm.config import Config, EvaluationConfig
 from alibi_lm.data.tokens import Split, TokenizedCorpus
 from alibi_lm.data.windows import Window
 from alibi_lm.errors import UserError
-from alibi_lm.model import UNSCORED, Decoder
+from alibi_lm.model import UNSCORED, Decoder, check_backend
+from alibi_lm.positions import build_position
 from alibi_lm.progress import bar, say
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import COMPLETE, OUT_OF_MEMORY, Result, Row, metrics
@@ -120,39 +122,63 @@ def check_evaluation(
     return split
 
 
+def evaluation_device(config: Config, wanted: list[Protocol]) -> torch.device:
+    """The device to evaluate on; a UserError if it is not there or the backend cannot do it."""
+    device = resolve_device(config.device)
+    position = build_position(config.position, config.model)
+    for protocol in wanted:
+        window = protocol.window if (protocol.window or 0) < protocol.length else None
+        check_backend(config.backend, position, device.type, window, training=False)
+    return device
+
+
 def evaluate_run(
-    run: Run, data: TokenizedCorpus, evaluation: EvaluationConfig, device_name: str, label: str = ""
+    run: Run,
+    data: TokenizedCorpus,
+    evaluation: EvaluationConfig,
+    device_name: str,
+    backend: str,
+    label: str = "",
 ) -> list[Result]:
-    """The results of a trained run for the wanted evaluation; only those it lacks are computed."""
-    split = check_evaluation(evaluation, run.config.train_length, data)
-    wanted = protocols(evaluation, run.config.train_length)
+    """The results of a trained run for the wanted evaluation; only those it lacks are computed.
+
+    A backend other than auto is wanted, too: what another one computed is computed again.
+    """
+    config = replace(run.config, device=device_name, backend=backend)
+    split = check_evaluation(evaluation, config.train_length, data)
+    wanted = protocols(evaluation, config.train_length)
+    device = evaluation_device(config, wanted)
     with run.lock():
-        missing = missing_results(run, wanted)
+        missing = missing_results(run, wanted, backend)
         if missing:
-            _evaluate_into(run, data, split, missing, evaluation.batch_tokens, device_name, label)
+            batch_tokens = evaluation.batch_tokens
+            _evaluate_into(run, config, data, split, missing, batch_tokens, device, label)
         else:
             say(f"{label}{run.path} is evaluated already")
         there = run.results()
     return [there[protocol] for protocol in wanted]
 
 
-def missing_results(run: Run, wanted: list[Protocol]) -> list[Protocol]:
+def missing_results(run: Run, wanted: list[Protocol], backend: str) -> list[Protocol]:
     """What is yet to be measured; where memory ran out before, it is tried again."""
-    there = run.results()
-    return [p for p in wanted if p not in there or there[p].row.status != COMPLETE]
+    there = {
+        protocol
+        for protocol, result in run.results().items()
+        if result.row.status == COMPLETE and backend in ("auto", result.row.backend)
+    }
+    return [protocol for protocol in wanted if protocol not in there]
 
 
 def _evaluate_into(
     run: Run,
+    config: Config,
     data: TokenizedCorpus,
     split: Split,
     missing: list[Protocol],
     batch_tokens: int,
-    device_name: str,
+    device: torch.device,
     label: str,
 ) -> None:
-    config = run.config
-    device = resolve_device(device_name)
     keep_freed_memory()
     if device.type == "cpu":
         fail_when_memory_runs_out()
@@ -196,6 +222,8 @@ def _evaluate_into(
             progress.set_postfix_str(protocol.label)
             started = time.perf_counter()
             reader = partial(losses_of, protocol.window)
+            with torch.inference_mode():
+                how = model.backend(protocol.length, protocol.window)
             losses: npt.NDArray[np.float32] | None
             try:
                 losses = score(reader, split.stream, protocol, batch_tokens, progress.update)
@@ -215,7 +243,7 @@ def _evaluate_into(
                 **metrics(loss, split.tokens, split.words, split.bytes)._asdict(),
                 nonfinite=0 if losses is None else int((~np.isfinite(losses)).sum()),
                 status=OUT_OF_MEMORY if losses is None else COMPLETE,
-                backend=model.backend(protocol.length, protocol.window),
+                backend=how,
                 seconds=time.perf_counter() - started,
             )
             if losses is None:

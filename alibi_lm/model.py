@@ -6,36 +6,42 @@ holds. Any length can be read at inference. What comes out is the loss of each t
 
 import math
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from alibi_lm.attention import AttentionBias, Windowed, attend, backend
+from alibi_lm.attention import Bias, attend, choose, problem
+from alibi_lm.errors import UserError
 from alibi_lm.positions import Position, PositionConfig, build_position
 
 if TYPE_CHECKING:
     from alibi_lm.config import ModelConfig
 
-LOGITS_AT_ONCE = 2**23  # elements of the logits held at a time in evaluation: 32 MiB
+# Elements of the logits held at a time. Training holds a few tensors of as many, and computes the
+# logits a second time for the backward pass where a step's do not fit at once.
+LOGITS_AT_ONCE = {"evaluation": 2**23, "training": 2**24}  # 32 and 64 MiB
 UNSCORED = -100  # a target that asks for no loss, as in torch's own cross_entropy
 
 
 class Attention(nn.Module):
     """Causal self-attention."""
 
-    def __init__(self, config: "ModelConfig") -> None:
+    def __init__(self, config: "ModelConfig", backend: str) -> None:
         super().__init__()
         self.n_heads = config.n_heads
+        self.backend = backend
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, x: Tensor, position: Position, bias: AttentionBias) -> Tensor:
+    def forward(self, x: Tensor, position: Position, bias: Bias) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = position.rotate(q, k)  # (B, H, T, K)
-        heads = attend(q, k, v, bias).transpose(1, 2).flatten(-2)
+        heads = attend(q, k, v, bias, self.backend).transpose(1, 2).flatten(-2)
         out: Tensor = self.out(heads)
         return out
 
@@ -43,10 +49,10 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention, then a feed-forward layer; each normalises its input and adds to the stream."""
 
-    def __init__(self, config: "ModelConfig") -> None:
+    def __init__(self, config: "ModelConfig", backend: str) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.d_model)
-        self.attention = Attention(config)
+        self.attention = Attention(config, backend)
         self.ffn_norm = nn.LayerNorm(config.d_model)
         self.ffn = nn.Sequential(
             nn.Linear(config.d_model, config.d_ff),
@@ -55,7 +61,7 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, position: Position, bias: AttentionBias) -> Tensor:
+    def forward(self, x: Tensor, position: Position, bias: Bias) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), position, bias))
         x = x + self.dropout(self.ffn(self.ffn_norm(x)))
@@ -71,34 +77,69 @@ class TiedSoftmax(nn.Module):
         Zero where a target is UNSCORED.
         """
         if torch.is_grad_enabled():
-            return _token_losses(hidden, targets, embedding)
+            return self._with_gradients(hidden, targets, embedding)
         # Without gradients, only a slice of the logits is ever held, and of scored targets alone.
         scored = targets != UNSCORED
         hidden, wanted = hidden[scored], targets[scored]
         found = torch.empty(len(wanted), device=hidden.device)
-        at_once = max(1, LOGITS_AT_ONCE // len(embedding))
+        at_once = max(1, LOGITS_AT_ONCE["evaluation"] // len(embedding))
         for start in range(0, len(wanted), at_once):
             part = slice(start, start + at_once)
-            found[part] = _token_losses(hidden[part], wanted[part], embedding)
+            found[part] = token_losses(hidden[part], wanted[part], embedding)
         return torch.zeros(targets.shape, device=hidden.device).masked_scatter(scored, found)
 
+    def _with_gradients(self, hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
+        at_once = max(1, LOGITS_AT_ONCE["training"] // len(embedding))
+        flat, wanted = hidden.flatten(0, -2), targets.flatten()
+        if len(wanted) <= at_once:
+            return token_losses(flat, wanted, embedding).view(targets.shape)
+        parts = [slice(start, start + at_once) for start in range(0, len(wanted), at_once)]
+        losses = [
+            checkpoint(token_losses, flat[part], wanted[part], embedding, use_reentrant=False)
+            for part in parts
+        ]
+        return torch.cat(losses).view(targets.shape)
 
-def _token_losses(hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
-    logits = F.linear(hidden.flatten(0, -2), embedding).float()
-    losses = F.cross_entropy(logits, targets.flatten(), reduction="none")
-    return losses.view(targets.shape)
+
+def token_losses(hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
+    """-log p(target) in nats, float32. hidden: (N, D), targets: (N,), embedding: (V, D) -> (N,)."""
+    logits = F.linear(hidden, embedding).float()
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def check_backend(
+    backend: str, position: Position, device: str, window: int | None, training: bool
+) -> None:
+    """Refuse a backend that cannot compute a scheme's attention (or its gradients) on a device."""
+    if backend == "auto":
+        return
+    bias = replace(position.bias(1), window=window)
+    if found := problem(backend, bias, device, training):
+        raise UserError(f"backend: given {backend}, but {found}; auto chooses one that can")
 
 
 class Decoder(nn.Module):
-    """A decoder-only language model whose forward pass gives the loss of each token."""
+    """A decoder-only language model whose forward pass gives the loss of each token.
+
+    backend: how attention is computed, `auto` or one of attention.BACKENDS. checkpointing: keep
+    each block's input alone for the backward pass and compute the rest again.
+    """
 
     def __init__(
-        self, config: "ModelConfig", position: PositionConfig, vocab_size: int, seed: int = 0
+        self,
+        config: "ModelConfig",
+        position: PositionConfig,
+        vocab_size: int,
+        seed: int = 0,
+        backend: str = "auto",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.wanted_backend = backend
+        self.checkpointing = checkpointing
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.position = build_position(position, config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, backend) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.final_norm else nn.Identity()
         self.head = TiedSoftmax()
         self.dropout = nn.Dropout(config.dropout)
@@ -134,17 +175,22 @@ class Decoder(nn.Module):
         x = self.dropout(x)
         bias = self._bias(inputs.shape[1], window)
         for block in self.blocks:
-            x = block(x, self.position, bias)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, self.position, bias, use_reentrant=False)
+            else:
+                x = block(x, self.position, bias)
         losses: Tensor = self.head(self.norm(x), targets, self.embedding.weight)
         return losses
 
-    def _bias(self, length: int, window: int | None) -> AttentionBias:
-        bias = self.position.bias(length)
-        return bias if window is None else Windowed(bias, window)
+    def _bias(self, length: int, window: int | None) -> Bias:
+        return replace(self.position.bias(length), window=window).at(length)
 
     def backend(self, length: int, window: int | None = None) -> str:
-        """How attention is computed at a length: the backend that this scheme's bias selects."""
-        return backend(self._bias(1, window if window and window < length else None))
+        """The backend that computes attention at a length, with gradients if they are enabled."""
+        if self.wanted_backend != "auto":
+            return self.wanted_backend
+        device = self.embedding.weight.device.type
+        return choose(self._bias(length, window), device, torch.is_grad_enabled())
 
     @property
     def n_parameters(self) -> int:

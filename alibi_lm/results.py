@@ -169,7 +169,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".csv":
-            return [_from_csv(values) for values in csv.DictReader(io.StringIO(text))]
+            return [Row(**parsed(Row, line)) for line in csv.DictReader(io.StringIO(text))]
         return [Row(**json.loads(line)) for line in text.splitlines()]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -198,18 +198,18 @@ def csv_text(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def _from_csv(values: dict[str, str]) -> Row:
-    """CSV knows only text; the dataclass knows the types."""
+def parsed(kind: Any, line: dict[str, str]) -> dict[str, Any]:
+    """The values of a line of CSV, which knows only text; the dataclass knows the types."""
     read: dict[str, Any] = {
         "int": int,
         "int | None": lambda text: int(text) if text else None,
         "float": float,
+        "float | None": lambda text: float(text) if text else None,
         "str": str,
         "str | None": lambda text: text or None,
+        "bool": {"True": True, "False": False}.__getitem__,
         "bool | None": lambda text: {"True": True, "False": False}.get(text),
     }
-    types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in _FIELDS}
-    return Row(**{name: read[types[name]](values[name]) for name in COLUMNS})
-
-
-_FIELDS = dataclasses.fields(Row)
+    fields = dataclasses.fields(kind)
+    types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields}
+    return {name: read[type_](line[name]) for name, type_ in types.items()}

@@ -29,7 +29,18 @@ from alibi_lm.protocols import Protocol
 from alibi_lm.results import Result, Row, losses_file, read_results, write_jsonl
 
 # Settings that say where and how things are done, not what is trained.
-CIRCUMSTANCES = ("evaluation", "device", "output", "cache", "run", "data", "tokenizer")
+CIRCUMSTANCES = (
+    "evaluation",
+    "device",
+    "backend",
+    "compile",
+    "checkpointing",
+    "output",
+    "cache",
+    "run",
+    "data",
+    "tokenizer",
+)
 OTHER_FOLDER = "choose another name (run=NAME) or remove the folder"
 
 

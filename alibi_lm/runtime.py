@@ -30,6 +30,24 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+# Dense products per second of data sheets, without sparsity; float32 without TF32.
+DATA_SHEETS = {
+    "H200": {"bfloat16": 989e12, "float32": 67e12},
+    "H100 PCIe": {"bfloat16": 756e12, "float32": 51e12},
+    "H100": {"bfloat16": 989e12, "float32": 67e12},
+    "A100": {"bfloat16": 312e12, "float32": 19.5e12},
+}
+
+
+def peak_flops(device: torch.device, dtype: str) -> tuple[float, str] | None:
+    """What a GPU's data sheet promises in a dtype, and whose; None if none is listed."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    listed = next((words for words in DATA_SHEETS if all(w in name for w in words.split())), None)
+    return (DATA_SHEETS[listed][dtype], f"data sheet of the {listed}") if listed else None
+
+
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     """Matrix products in `dtype`, everything delicate in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")

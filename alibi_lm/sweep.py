@@ -26,11 +26,17 @@ from alibi_lm.cli import (
 from alibi_lm.config import Config, from_hydra, register_schemas
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import SettingsError, UserError
-from alibi_lm.evaluation import check_evaluation, evaluate_run, missing_results, protocols
+from alibi_lm.evaluation import (
+    check_evaluation,
+    evaluate_run,
+    evaluation_device,
+    missing_results,
+    protocols,
+)
 from alibi_lm.progress import say
 from alibi_lm.report import summary, write_report
 from alibi_lm.runs import check_identity, find_run, identity
-from alibi_lm.training import train_run, training_batches
+from alibi_lm.training import train_run, training_batches, training_device
 
 
 def main(doc: str) -> None:
@@ -87,7 +93,10 @@ def plan(overrides: list[str]) -> list[Config]:
 
 
 def check_members(members: list[Config]) -> None:
-    """See that outputs can be written, tokenize what is not yet tokenized, check every length."""
+    """Check devices, outputs and every length; tokenize what is not yet tokenized."""
+    for config in members:
+        training_device(config)
+        evaluation_device(config, protocols(config.evaluation, config.train_length))
     for output in {config.output for config in members}:
         (Path(output) / "runs").mkdir(parents=True, exist_ok=True)
     identities: dict[Path, dict[str, Any]] = {}
@@ -108,7 +117,7 @@ def run_member(config: Config, label: str = "") -> None:
     """Train and evaluate one run, each unless it is done."""
     data = _prepared(config)
     run = train_run(config, data, label)
-    evaluate_run(run, data, config.evaluation, config.device, label)
+    evaluate_run(run, data, config.evaluation, config.device, config.backend, label)
 
 
 def report(members: list[Config]) -> None:
@@ -119,7 +128,7 @@ def report(members: list[Config]) -> None:
         wanted = protocols(config.evaluation, config.train_length)
         there = run.results()
         results += [there[protocol] for protocol in wanted if protocol in there]
-        if missing_results(run, wanted):
+        if missing_results(run, wanted, config.backend):
             say(f"not complete: {run.path}")
     if results:
         paths = write_report(results, Path(members[0].output))

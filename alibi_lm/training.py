@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alibi_lm.attention import leave_uncompiled
 from alibi_lm.checkpoint import save_weights
 from alibi_lm.config import Config, OptimConfig
 from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import UserError
-from alibi_lm.model import Decoder
+from alibi_lm.model import Decoder, check_backend
+from alibi_lm.positions import build_position
 from alibi_lm.progress import bar, say
 from alibi_lm.runs import Run, open_run
 from alibi_lm.runtime import autocast, environment, keep_freed_memory, resolve_device
@@ -46,6 +48,13 @@ def build_optimizer(model: Decoder, optim: OptimConfig) -> torch.optim.AdamW:
     )
 
 
+def compile_blocks(model: Decoder) -> None:
+    """Have torch compile each block where it is; the first step then waits for the compiler."""
+    leave_uncompiled()
+    for block in model.blocks:
+        block.compile(dynamic=False)
+
+
 def train(
     model: Decoder,
     batches: Batches,
@@ -59,6 +68,8 @@ def train(
     """
     optimizer = build_optimizer(model, config.optim)
     model.train()
+    if config.compile:
+        compile_blocks(model)
     for step in range(config.optim.steps):
         lr = lr_at(step, config.optim)
         for group in optimizer.param_groups:
@@ -66,36 +77,61 @@ def train(
         # Dropout, too, is a function of (seed, step) alone.
         torch.manual_seed((config.seed << 32) + step)
         inputs, targets = (torch.from_numpy(rows).to(device) for rows in batches[step])
-        loss = _accumulate(model, inputs, targets, config, device)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip)
-        if not math.isfinite(loss) or not bool(norm.isfinite()):
+        loss, norm = update(model, optimizer, inputs, targets, config, device)
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise UserError(
                 f"training stopped before update {step + 1}: the loss is {loss} and the gradient's "
-                f"norm {norm.item()}; try a smaller optim.lr (now {config.optim.lr}) or a longer "
+                f"norm {norm}; try a smaller optim.lr (now {config.optim.lr}) or a longer "
                 f"optim.warmup_steps (now {config.optim.warmup_steps})"
             )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        after_step(step + 1, loss, norm.item(), lr)
+        after_step(step + 1, loss, norm, lr)
 
 
-def _accumulate(
-    model: nn.Module, inputs: Tensor, targets: Tensor, config: Config, device: torch.device
-) -> float:
-    """Add the gradients of the mean loss over all tokens, in grad_accum_steps passes."""
-    total = 0.0
+def update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    config: Config,
+    device: torch.device,
+) -> tuple[float, float]:
+    """One optimizer update on the mean loss over all tokens, in grad_accum_steps passes.
+
+    inputs, targets: (B, T). Returns the loss (nats) and the gradient's norm before clipping; if
+    either is not finite, nothing is updated.
+    """
+    loss = 0.0
     passes = config.grad_accum_steps
     for x, y in zip(inputs.chunk(passes), targets.chunk(passes), strict=True):
         with autocast(device, config.dtype):
-            loss = model(x, y).sum() / targets.numel()
-        loss.backward()
-        total += loss.item()
-    return total
+            part = model(x, y).sum() / targets.numel()
+        part.backward()
+        loss += part.item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip).item()
+    if math.isfinite(loss) and math.isfinite(norm):
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss, norm
 
 
 def build_model(config: Config, data: TokenizedCorpus) -> Decoder:
     """The model of a run, with its initial weights."""
-    return Decoder(config.model, config.position, data.vocab_size, config.seed)
+    return Decoder(
+        config.model,
+        config.position,
+        data.vocab_size,
+        config.seed,
+        config.backend,
+        config.checkpointing,
+    )
+
+
+def training_device(config: Config) -> torch.device:
+    """The device to train on; a UserError if it is not there or the backend cannot train on it."""
+    device = resolve_device(config.device)
+    position = build_position(config.position, config.model)
+    check_backend(config.backend, position, device.type, window=None, training=True)
+    return device
 
 
 def training_batches(config: Config, data: TokenizedCorpus) -> Batches:
@@ -105,7 +141,7 @@ def training_batches(config: Config, data: TokenizedCorpus) -> Batches:
 
 def train_run(config: Config, data: TokenizedCorpus, label: str = "") -> Run:
     """Train the run that the configuration describes, unless that is done."""
-    device = resolve_device(config.device)
+    device = training_device(config)
     batches = training_batches(config, data)
     keep_freed_memory()
     run = open_run(config, data)
@@ -130,12 +166,15 @@ def _train_into(
     )
     started = time.perf_counter()
     recent: list[float] = []
+    first_step: list[float] = []  # seconds; with compile=true, most of them are the compiler's
     with (
         (run.path / "metrics.jsonl").open("w", buffering=1) as log,
         bar(total=total, unit="tok", desc=f"{label}train {config.position.name}") as progress,
     ):
 
         def after_step(step: int, loss: float, norm: float, lr: float) -> None:
+            if step == 1:
+                first_step.append(time.perf_counter() - started)
             recent.append(loss)
             progress.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             progress.update(config.optim.tokens_per_step)
@@ -158,6 +197,8 @@ def _train_into(
         environment=environment(device),
         n_parameters=model.n_parameters,
         train_tokens=total,
+        backend=model.backend(config.train_length),
+        first_step_seconds=first_step[0],
         train_seconds=seconds,
         train_tokens_per_second=total / seconds,
     )

@@ -1,43 +1,39 @@
-"""Measure how fast a configuration trains and evaluates, against what the machine allows.
+"""Measure the speed and memory of the schemes, against each other, the paper and other libraries.
 
   python scripts/benchmark.py
-  python scripts/benchmark.py position=t5 train_length=512 optim.steps=20 optim.warmup_steps=0
+  python scripts/benchmark.py positions=[none,t5] lengths=[512,16384] phases=[evaluation]
+  python scripts/benchmark.py peers=[x-transformers,transformers]   (requirements-peers.txt)
+  python scripts/benchmark.py model=paper dtype=bfloat16 vocab_size=50000 tokens=16384 compile=true
 
-Runs optim.steps real training steps (the first three uncounted), each followed by one large float32
-matrix product, and compares the medians; then nonoverlapping evaluation at the training length, in
-turns with bare forward passes over the same batches. Nothing is saved.
+Real training steps and real scoring on random tokens, everything in turns in one process, so that
+ratios hold on a machine whose speed drifts. Prints a table and writes it with results.csv and a
+figure against the paper's Table 1 into the output folder; rows are written length by length.
 """
 
 from pathlib import Path
 
-from alibi_lm.benchmark import WARM_UP, measure_evaluation, measure_training
+from alibi_lm.benchmark import benchmark
 from alibi_lm.cli import main
-from alibi_lm.config import Config
-from alibi_lm.data.tokens import prepare
-from alibi_lm.errors import UserError
+from alibi_lm.config import BenchmarkConfig
+from alibi_lm.files import write_atomically
 from alibi_lm.progress import say
+from alibi_lm.report.figures import save
+from alibi_lm.report.speed import speed_figure, speed_note, speed_table
+from alibi_lm.report.tables import markdown
 
 
-def benchmark(config: Config) -> None:
-    """Measure both and print a line for each."""
-    if config.optim.steps <= WARM_UP:
-        raise UserError(
-            f"optim.steps: given {config.optim.steps}, but a measurement needs more than {WARM_UP}"
-        )
-    data = prepare(config.data, config.tokenizer, Path(config.cache))
-    name = f"{config.position.name}, length {config.train_length}, {config.dtype}"
-    speed = measure_training(config, data)
-    say(
-        f"{name}, training: {speed.tokens_per_second:,.0f} tokens/s, "
-        f"{speed.flops_per_second / 1e9:.1f} GFLOP/s, {speed.share:.0%} of the float32 "
-        f"matrix-multiply rate of {speed.matmul_flops_per_second / 1e9:.1f} GFLOP/s"
-    )
-    evaluation = measure_evaluation(config, data)
-    say(
-        f"{name}, evaluation: {evaluation.tokens_per_second:,.0f} tokens/s, "
-        f"{evaluation.share:.0%} of a bare forward pass"
-    )
+def measure(config: BenchmarkConfig) -> None:
+    """Measure, print and write the table, draw the figure."""
+    rows = benchmark(config)
+    table = f"{speed_note(rows)}\n\n{markdown(speed_table(rows))}\n"
+    say("\n" + table)
+    folder = Path(config.output)
+    write_atomically(folder / "table.md", table)
+    written = [folder / "results.csv", folder / "table.md"]
+    if "sinusoidal" in config.positions:  # to which the figure relates everything
+        written += save(speed_figure(rows), folder / "speed")
+    say("written: " + ", ".join(map(str, written)))
 
 
 if __name__ == "__main__":
-    main(__doc__, "config", Config, benchmark)
+    main(__doc__, "benchmark", BenchmarkConfig, measure)

@@ -27,7 +27,7 @@ def evaluate(config: EvaluateConfig) -> None:
     run = load_run(Path(config.run))
     data = prepare(run.config.data, run.config.tokenizer, Path(config.cache or run.config.cache))
     check_data(run, data)
-    results = evaluate_run(run, data, config.evaluation, config.device)
+    results = evaluate_run(run, data, config.evaluation, config.device, config.backend)
     say("\n" + summary(results))
 
 

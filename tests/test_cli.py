@@ -62,7 +62,29 @@ CASES = {
     "output": ("sweep", ["output=file/below"], "cannot use file/below"),
     "cache": ("prepare", ["cache=file/below"], "cannot use file/below"),
     "experiment": ("sweep", ["experiment=slowstart"], "allowed: quickstart"),
-    "few steps": ("benchmark", ["optim.steps=3", "optim.warmup_steps=0"], "needs more than 3"),
+    "backend": ("sweep", ["backend=flash"], "backend: given 'flash', but it must be one of auto"),
+    "backend of scheme": (
+        "sweep",
+        ["position=alibi,t5", "backend=row"],
+        "backend: given row, but row cannot compute a bias by distance; blocks, flex, reference",
+    ),
+    "backend and window": (
+        "sweep",
+        ["backend=row", "evaluation.attention=[window]"],
+        "backend: given row, but row cannot compute a window; blocks, flex, reference can",
+    ),
+    "benchmark of nothing": ("benchmark", ["lengths=[]"], "lengths: given none; name at least one"),
+    "scheme of a benchmark": (
+        "benchmark",
+        ["positions=[none,albi]"],
+        "positions: given 'albi', but it must be one of none, sinusoidal",
+    ),
+    "peer": ("benchmark", ["peers=[fairseq]"], "must be one of x-transformers, transformers"),
+    "benchmark of one": (
+        "benchmark",
+        ["position=t5"],
+        "setting 'position' does not exist (did you mean positions?)",
+    ),
 }
 
 

@@ -150,13 +150,13 @@ def test_a_run_is_evaluated_once_in_every_way(
     data = prepare(config.data, config.tokenizer, tmp_path)
     run = train_run(config, data)
     n = data.split("validation").tokens
-    rows = [result.row for result in evaluate_run(run, data, config.evaluation, "cpu")]
+    rows = [result.row for result in evaluate_run(run, data, config.evaluation, "cpu", "auto")]
     assert [row.eval_length for row in rows] == [16, 40]
     assert {row.tokens for row in rows} == {n}
     assert all(row.position == position and row.nonfinite == 0 for row in rows)
     assert rows[0].word_ppl == pytest.approx(rows[0].ppl ** (rows[0].tokens / rows[0].words))
     # More lengths add rows; what is there is kept as it is.
-    more = evaluate_run(run, data, EvaluationConfig(lengths=[40, 7]), "cpu")
+    more = evaluate_run(run, data, EvaluationConfig(lengths=[40, 7]), "cpu", "auto")
     assert more[0].row == rows[1]
     assert [what.length for what in run.results()] == [16, 40, 7]
     every = EvaluationConfig(
@@ -166,14 +166,15 @@ def test_a_run_is_evaluated_once_in_every_way(
         targets=20,
         attention=["full", "window"],
     )
-    found = {result.row.what: result for result in evaluate_run(run, data, every, "cpu")}
+    found = {result.row.what: result for result in evaluate_run(run, data, every, "cpu", "auto")}
     assert len(found) == 12
     for what, result in found.items():
         losses = result.losses()  # a UserError if they were not the row's
         assert losses is not None
         assert len(losses) == result.row.tokens == (20 if what.sample else n)
         limited = what.window is not None and what.window < what.length
-        assert result.row.backend.endswith("_window") == limited
+        plain_backend = {"t5": "blocks", "rotary": "causal", "alibi": "row"}[position]
+        assert result.row.backend == ("blocks" if limited else plain_backend)
     # At the training length a window of it hides nothing; beyond, it does.
     plain, windowed, longer, limited = (
         found[Protocol("nonoverlapping", length, "validation", stride=length, window=window)]
@@ -186,6 +187,24 @@ def test_a_run_is_evaluated_once_in_every_way(
     assert sliding.row.loss == plain.row.loss
 
 
+def test_a_forced_backend_is_used_and_is_another_measurement(
+    small_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = small_config("alibi")
+    data = prepare(config.data, config.tokenizer, tmp_path)
+    run = train_run(config, data)
+    wanted = [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", "auto")]
+    for backend in ("coordinates", "blocks", "flex", "reference"):
+        rows = [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", backend)]
+        assert [row.backend for row in rows] == [backend, backend]
+        assert [row.loss for row in rows] == pytest.approx([r.loss for r in wanted], rel=1e-5)
+        # Whoever asks for no particular one takes what is there.
+        assert [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", "auto")] == rows
+    windowed = EvaluationConfig(lengths=[16, 40], attention=["full", "window"])
+    with pytest.raises(UserError, match="backend: given row, but row cannot compute a window"):
+        evaluate_run(run, data, windowed, "cpu", "row")
+
+
 def test_same_targets_of_a_model_are_read_with_that_context_alone(
     small_config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -194,7 +213,7 @@ def test_same_targets_of_a_model_are_read_with_that_context_alone(
     run = train_run(config, data)
     stream = data.split("validation").stream
     evaluation = EvaluationConfig(protocols=["same_targets"], lengths=[5, 30], targets=12)
-    for result in evaluate_run(run, data, evaluation, "cpu"):
+    for result in evaluate_run(run, data, evaluation, "cpu", "auto"):
         model = build_model(config, data).eval()
         load_weights(model, run.weights)
         context = result.row.eval_length
@@ -220,7 +239,7 @@ def test_nonfinite_losses_are_counted_not_skipped(
     with torch.no_grad():
         model.embedding.weight[rare] = math.inf
     save_weights(model, run.weights)
-    (result,) = evaluate_run(run, data, EvaluationConfig(lengths=[8]), "cpu")
+    (result,) = evaluate_run(run, data, EvaluationConfig(lengths=[8]), "cpu", "auto")
     losses = result.losses()
     assert losses is not None
     assert result.row.nonfinite == (~np.isfinite(losses)).sum() > 0
@@ -310,6 +329,6 @@ def test_where_memory_runs_out_the_row_says_so_and_the_others_are_there(
     assert math.isnan(rows[1].loss)
     assert "OOM" in found.stdout
     # With memory enough it is tried again, and replaced.
-    (again,) = evaluate_run(run, data, EvaluationConfig(lengths=[15000]), "cpu")
+    (again,) = evaluate_run(run, data, EvaluationConfig(lengths=[15000]), "cpu", "auto")
     assert again.row.status == "complete"
     assert len(run.results()) == 3

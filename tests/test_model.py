@@ -1,11 +1,14 @@
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from alibi_lm import model as model_module
 from alibi_lm.config import ModelConfig
-from alibi_lm.model import UNSCORED, Decoder
+from alibi_lm.errors import UserError
+from alibi_lm.model import UNSCORED, Decoder, check_backend
 from alibi_lm.positions import SCHEMES, Position, PositionConfig
 
 SIZES = ModelConfig(n_layers=2, n_heads=4, d_model=32, d_ff=64)
@@ -89,9 +92,62 @@ def test_losses_in_slices_equal_losses_at_once(monkeypatch: pytest.MonkeyPatch) 
     x, y = batch(33)
     net = decoder("alibi")
     at_once = net(x, y)
-    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", 7 * VOCAB)
+    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", {"evaluation": 7 * VOCAB})
     with torch.no_grad():
         torch.testing.assert_close(net(x, y), at_once.detach())
+
+
+def test_a_loss_in_chunks_has_the_gradients_of_the_loss_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, y = batch(33)
+    net = decoder("t5")
+    weights = torch.rand(3, 33)  # each token's loss has a gradient of its own
+
+    def gradients() -> list[torch.Tensor]:
+        return list(torch.autograd.grad((net(x, y) * weights).sum(), list(net.parameters())))
+
+    at_once = gradients()
+    held: list[int] = []
+    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", {"training": 7 * VOCAB})
+    monkeypatch.setattr(model_module, "token_losses", counting(model_module.token_losses, held))
+    for got, wanted in zip(gradients(), at_once, strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert max(held) == 7
+    assert sum(held) == 2 * 99  # the logits are computed twice and never held together
+
+
+def counting(losses: Callable[..., torch.Tensor], held: list[int]) -> Callable[..., torch.Tensor]:
+    def counted(hidden: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        held.append(len(hidden))
+        return losses(hidden, *rest)
+
+    return counted
+
+
+@pytest.mark.parametrize("position", SCHEMES)
+def test_checkpointing_and_a_forced_backend_change_no_gradient(position: str) -> None:
+    x, y = batch(30)
+    config = replace(SIZES, dropout=0.2)
+
+    def gradients(backend: str, checkpointing: bool) -> list[torch.Tensor]:
+        net = Decoder(config, SCHEMES[position][0](), VOCAB, 0, backend, checkpointing)
+        torch.manual_seed(1)  # for dropout
+        return list(torch.autograd.grad(net(x, y).mean(), list(net.parameters())))
+
+    wanted = gradients("auto", checkpointing=False)
+    for backend in ("auto", "blocks", "reference"):
+        for got, w in zip(gradients(backend, checkpointing=True), wanted, strict=True):
+            torch.testing.assert_close(got, w, atol=1e-5, rtol=1e-3)
+
+
+def test_a_backend_that_cannot_compute_a_scheme_is_refused() -> None:
+    check_backend("auto", decoder("t5").position, "cuda", window=3, training=True)
+    check_backend("row", decoder("alibi").position, "cpu", window=None, training=True)
+    with pytest.raises(UserError, match="backend: given causal, but causal cannot compute a bias"):
+        check_backend("causal", decoder("t5").position, "cpu", window=None, training=True)
+    with pytest.raises(UserError, match="row cannot compute a window; blocks, flex, reference can"):
+        check_backend("row", decoder("alibi").position, "cpu", window=3, training=False)
 
 
 @torch.inference_mode()
@@ -121,7 +177,7 @@ def test_a_window_hides_what_lies_beyond_it_in_every_layer(position: str) -> Non
     torch.testing.assert_close(before[:, reach + 1 :], after[:, reach + 1 :])
     assert not torch.allclose(before[:, reach], after[:, reach])
     assert torch.equal(net(x, y, 60), net(x, y))
-    assert net.backend(60, window=7) == net.backend(60) + "_window"
+    assert net.backend(60, window=7) == "blocks"
     assert net.backend(60, window=60) == net.backend(60)
 
 
@@ -148,7 +204,7 @@ def test_the_papers_transformer_has_the_papers_size() -> None:
         n_layers=16, n_heads=8, d_model=1024, d_ff=4096, dropout=0.3, final_norm=False
     )
     with torch.device("meta"):
-        block = model_module.Block(config)
+        block = model_module.Block(config, "auto")
     size = sum(parameter.numel() for parameter in block.parameters())
     assert config.n_layers * size == 246_933_504 - 45_393_920
 

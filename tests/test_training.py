@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,34 @@ def test_bfloat16(small_config: Callable[..., Config]) -> None:
     assert rounded != full
 
 
+def test_how_it_is_computed_hardly_changes_the_losses(
+    small_config: Callable[..., Config],
+) -> None:
+    for position in ("t5", "alibi"):
+        wanted = pytest.approx(losses_of(small_config(position)), rel=1e-4)
+        assert losses_of(small_config(position, backend="blocks")) == wanted
+        assert losses_of(small_config(position, backend="reference")) == wanted
+        assert losses_of(small_config(position, checkpointing=True)) == wanted
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled(small_config: Callable[..., Config]) -> None:
+    for position in ("t5", "alibi"):
+        wanted = pytest.approx(losses_of(small_config(position)), rel=1e-4)
+        assert losses_of(small_config(position, compile=True)) == wanted
+
+
+def test_a_backend_that_cannot_train_the_scheme_trains_nothing(
+    small_config: Callable[..., Config],
+) -> None:
+    config = small_config("t5", backend="coordinates")
+    with pytest.raises(UserError, match="backend: given coordinates, but coordinates cannot"):
+        train_run(config, prepared(config))
+    with pytest.raises(UserError, match="flex has no gradients on a CPU"):
+        train_run(replace(config, backend="flex"), prepared(config))
+    assert not Path(config.output).exists()
+
+
 def test_a_run_folder_holds_everything(small_config: Callable[..., Config]) -> None:
     config = small_config()
     run = train_run(config, prepared(config))
@@ -116,6 +145,8 @@ def test_a_run_folder_holds_everything(small_config: Callable[..., Config]) -> N
     assert math.isfinite(metrics[-1]["loss"])
     manifest = run.manifest()
     assert manifest["train_tokens_per_second"] > 0
+    assert manifest["backend"] == "row"
+    assert 0 < manifest["first_step_seconds"] < manifest["train_seconds"]
     assert manifest["environment"]["packages"]["torch"] == torch.__version__
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alibi_lm.attention import Bias, Separable
+from alibi_lm.attention import Bias
 from alibi_lm.positions.base import Position, PositionConfig
 from alibi_lm.settings import setting
 
@@ -53,8 +53,4 @@ class Alibi(Position):
     def bias(self, length: int) -> Bias:
         """-slope * (i - j), less the part slope * i that is constant along a row."""
         keys = torch.arange(length, device=self.slopes.device, dtype=torch.float32)
-        n_heads = len(self.slopes)
-        return Separable(
-            u=self.slopes.view(n_heads, 1, 1).expand(n_heads, length, 1),
-            w=keys.view(1, length, 1).expand(n_heads, length, 1),
-        )
+        return Bias(by_key=self.slopes[:, None] * keys)

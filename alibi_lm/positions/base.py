@@ -48,6 +48,6 @@ class Position(nn.Module):
         """Turn queries and keys by their positions, in every layer. q, k: (B, H, T, K)."""
         return q, k
 
-    def bias(self, length: int) -> Bias | None:
+    def bias(self, length: int) -> Bias:
         """Say what is added to the scaled attention logits of every layer, in compact form."""
-        return None
+        return Bias()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from alibi_lm.attention import Bias, Distance
+from alibi_lm.attention import Bias
 from alibi_lm.positions.base import Position, PositionConfig
 from alibi_lm.settings import setting
 
@@ -69,4 +69,4 @@ class T5Bias(Position):
         table = self.relative_attention_bias.weight  # (num_buckets, H)
         distances = torch.arange(length, device=table.device)
         buckets = t5_buckets(distances, self.num_buckets, self.max_distance)
-        return Distance(table[buckets].T)
+        return Bias(by_distance=table[buckets].T)

@@ -1,0 +1,103 @@
+"""Causal attention with or without a bias, behind one entry: `attend`.
+
+Shapes, here and in the model: B sequences, T positions, H heads, K = head_dim, D = d_model,
+V = vocab_size. q, k and v are (B, H, T, K).
+
+A bias states itself in compact form (`Bias`), and its form decides which backend computes it; none
+but the reference ever holds H x T x T numbers:
+
+    causal       no bias: the fused causal kernel
+    row          a bias by key: the CPU's fused kernel reads it as a mask of one row
+    coordinates  a bias by key: extra coordinates of q and k, then the fused causal kernel
+    blocks       any bias: a block of queries at a time, against the keys that these may see
+    flex         any bias: FlexAttention, compiled into one kernel on a GPU
+    reference    any bias: the definition, in float64 with the whole matrix
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alibi_lm.attention.bias import Bias
+from alibi_lm.attention.blocks import attend_blocks
+from alibi_lm.attention.coordinates import attend_coordinates
+from alibi_lm.attention.flex import attend_flex
+from alibi_lm.attention.reference import attend_reference
+from alibi_lm.attention.row import attend_row
+
+ANY_BIAS = ("blocks", "flex", "reference")  # backends that compute whatever a Bias can say
+Attend = Callable[[Tensor, Tensor, Tensor, Bias], Tensor]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias, backend: str = "auto") -> Tensor:
+    """softmax(q k^T / sqrt(head_dim) + bias) v over the keys j <= i. (B, H, T, K).
+
+    Raises a ValueError if the named backend cannot; `problem` says so beforehand.
+    """
+    bias, device, training = bias.at(q.shape[2]), q.device.type, torch.is_grad_enabled()
+    if backend == "auto":
+        backend = choose(bias, device, training)
+    elif found := problem(backend, bias, device, training):
+        raise ValueError(found)
+    return BACKENDS[backend](q, k, v, bias)
+
+
+def choose(bias: Bias, device: str, training: bool) -> str:
+    """The backend for a bias on a device (`cpu` or `cuda`)."""
+    if bias.by_distance is not None or bias.window is not None:
+        return "blocks" if device == "cpu" else "flex"
+    if bias.by_key is None:
+        return "causal"
+    return "coordinates" if problem("row", bias, device, training) else "row"
+
+
+def problem(backend: str, bias: Bias, device: str, training: bool) -> str | None:
+    """Why a backend cannot compute a bias on a device, or its gradients; None if it can."""
+    if backend == "flex" and device == "cpu" and training:
+        return "flex has no gradients on a CPU; blocks, reference have"
+    if backend in ANY_BIAS:
+        return None
+    able = f"; {', '.join(ANY_BIAS)} can"
+    if bias.by_distance is not None:
+        return f"{backend} cannot compute a bias by distance{able}"
+    if bias.window is not None:
+        return f"{backend} cannot compute a window{able}"
+    if backend == "causal":
+        return None if bias.by_key is None else f"causal cannot compute a bias{able}"
+    if bias.by_key is None:
+        return f"{backend} computes a bias by key, and there is none; causal does without"
+    if backend == "row" and device != "cpu":
+        return "row is for a CPU alone; coordinates computes the same"
+    if backend == "row" and training and bias.by_key.requires_grad:
+        return "row gives a learned bias no gradient; coordinates does"
+    return None
+
+
+@functools.cache
+def leave_uncompiled() -> None:
+    """Keep torch.compile out of two backends, before it is used; both call kernels as they are.
+
+    Compiled, `row` would store its mask whole, and `blocks` would be a kernel for every block. Not
+    done where they are defined: it loads the compiler, a second of every start.
+    """
+    for name in ("row", "blocks"):
+        BACKENDS[name] = torch.compiler.disable(BACKENDS[name])  # type: ignore[no-untyped-call]
+
+
+def _attend_causal(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+BACKENDS: dict[str, Attend] = {
+    "causal": _attend_causal,
+    "row": attend_row,
+    "coordinates": attend_coordinates,
+    "blocks": attend_blocks,
+    "flex": attend_flex,
+    "reference": attend_reference,
+}
+
+__all__ = ["BACKENDS", "Attend", "Bias", "attend", "choose", "leave_uncompiled", "problem"]

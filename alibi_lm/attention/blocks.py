@@ -1,0 +1,191 @@
+"""Any bias, a block of queries at a time, against no more keys than the block may see.
+
+The rows of a bias by distance are one vector, each a place further on than the next: read in
+reverse order, they are a view of it with both strides 1, which the fused kernel of a CPU takes as
+its mask. Nothing of the size of length x length is stored, in either direction: the backward pass
+computes the attention of each block anew, with two tensors of H x block x T, and the gradient of a
+bias by distance is the sum along the anti-diagonals of one of them, again by a view.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from alibi_lm.attention.bias import Bias
+
+# Queries of a block. The fused kernel reads keys and values once for each, so at 16,384 keys half
+# as many take 1.4 times as long; the backward pass, in plain products, wants its tensors in cache.
+FORWARD_BLOCK = 256
+BACKWARD_BLOCK = 128
+ELEMENTS = 2**21  # of attention that the backward pass holds at once: 8 MiB, about a cache
+
+
+def attend_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+    """`attend` for any bias; learned ones get their gradients."""
+    window = bias.window or q.shape[2]
+    out: Tensor = _Blocks.apply(  # type: ignore[no-untyped-call]
+        q, k, v, bias.by_distance, bias.by_key, window
+    )
+    return out
+
+
+class _Blocks(torch.autograd.Function):
+    """Keeps for the backward pass what a fused kernel keeps: q, k, v and the output."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        by_distance: Tensor | None,
+        by_key: Tensor | None,
+        window: int,
+    ) -> Tensor:
+        batch, heads, length, head_dim = q.shape
+        rows = _Rows(by_distance, by_key, window, length, FORWARD_BLOCK, q.device)
+        # Laid out as the fused kernels lay theirs, so that heads are joined without a copy.
+        out = q.new_empty(batch, length, heads, head_dim).transpose(1, 2)
+        for start, stop, first in _blocks(length, window, FORWARD_BLOCK):
+            block = _attend_block(
+                q[:, :, start:stop].flip(2),
+                k[:, :, first:stop],
+                v[:, :, first:stop],
+                rows.reversed(start, stop, first),
+            )
+            out[:, :, start:stop] = block.flip(2)
+        ctx.save_for_backward(q, k, v, out, by_distance, by_key)
+        ctx.window = window
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, by_distance, by_key = ctx.saved_tensors
+        batch, heads, length, head_dim = q.shape
+        rows = _Rows(by_distance, by_key, ctx.window, length, BACKWARD_BLOCK, q.device)
+        by_distance_grad = by_key_grad = None
+        if ctx.needs_input_grad[3]:
+            by_distance_grad = rows.vector.new_zeros(heads, length + BACKWARD_BLOCK)
+        if ctx.needs_input_grad[4]:
+            by_key_grad = rows.vector.new_zeros(heads, length)
+        # The gradient of a logit is attention * (grad_out . v - grad_out . out): one more
+        # coordinate, and the product with v gives the difference.
+        grad_dot_out = (grad_out.float() * out.float()).sum(-1, keepdim=True)
+        # Sequences and heads are one dimension, N, for batched products that add in place.
+        grads = torch.cat([grad_out.float(), -grad_dot_out], -1).flatten(0, 1)  # (N, T, K + 1)
+        values = F.pad(v.float(), (0, 1), value=1.0).flatten(0, 1)
+        queries = (q.float() * head_dim**-0.5).flatten(0, 1)  # (N, T, K)
+        keys = k.float().flatten(0, 1).contiguous()
+        grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (queries, keys, values))
+
+        learned = by_distance_grad is not None or by_key_grad is not None
+
+        def add_block(n: slice, start: int, stop: int, first: int) -> Tensor | None:
+            """Add what a block of queries gives; its logits' gradient, (H, R, columns + R)."""
+            q_block = queries[n, start:stop].flip(1)
+            grad_block = grads[n, start:stop].flip(1)
+            k_seen, v_seen = keys[n, first:stop], values[n, first:stop]
+            attention = _attention(q_block, k_seen, rows.reversed(start, stop, first))
+            grad_v[n, first:stop].baddbmm_(attention.mT, grad_block)
+            grad_logits = (grad_block @ v_seen.mT).mul_(attention)  # (N, R, columns)
+            del attention
+            grad_k[n, first:stop].baddbmm_(grad_logits.mT, q_block)
+            grad_q[n, start:stop] = (grad_logits @ k_seen).flip(1)
+            if not learned:
+                return None
+            # The sum over sequences, with zeros after each row as the antidiagonals want it.
+            summed = grads.new_zeros(heads, stop - start, stop - first + stop - start)
+            by_sequence = grad_logits.view(-1, heads, stop - start, stop - first)
+            torch.sum(by_sequence, 0, out=summed[..., : stop - first])
+            return summed
+
+        columns = min(length, ctx.window + BACKWARD_BLOCK)
+        at_once = max(1, ELEMENTS // (heads * BACKWARD_BLOCK * columns))
+        for n in (slice(i, i + at_once * heads) for i in range(0, batch * heads, at_once * heads)):
+            for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
+                summed = add_block(n, start, stop, first)
+                if summed is not None and by_distance_grad is not None:
+                    diagonals = _sum_of_antidiagonals(summed)
+                    at = length - stop + first
+                    by_distance_grad[:, at : at + diagonals.shape[1]] += diagonals
+                if summed is not None and by_key_grad is not None:
+                    by_key_grad[:, first:stop] += summed.sum(1)[:, : stop - first]
+                del summed
+        if by_distance_grad is not None:
+            by_distance_grad = by_distance_grad[:, :length].flip(-1)
+
+        def narrow(x: Tensor, like: Tensor) -> Tensor:
+            return x.view(batch, heads, length, -1)[..., :head_dim].to(like.dtype)
+
+        grad_q *= head_dim**-0.5
+        grads_qkv = narrow(grad_q, q), narrow(grad_k, k), narrow(grad_v, v)
+        return (*grads_qkv, by_distance_grad, by_key_grad, None)
+
+
+def _blocks(length: int, window: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """First query, query after the last, and first key that they see, of each block."""
+    for start in range(0, length, size):
+        yield start, min(start + size, length), max(0, start - window + 1)
+
+
+class _Rows:
+    """The bias of a block of queries in reverse order, which is a view if there is no by_key."""
+
+    def __init__(
+        self,
+        by_distance: Tensor | None,
+        by_key: Tensor | None,
+        window: int,
+        length: int,
+        block: int,
+        device: torch.device,
+    ) -> None:
+        self.length = length
+        self.by_key = by_key
+        # Column x stands for distance length - 1 - x; beyond distance 0 lies the future.
+        f = torch.zeros(1, length, device=device) if by_distance is None else by_distance.float()
+        too_far = torch.arange(length, device=device) >= window
+        future = f.new_full((f.shape[0], block), -math.inf)
+        self.vector = torch.cat([f.masked_fill(too_far, -math.inf).flip(-1), future], dim=-1)
+
+    def reversed(self, start: int, stop: int, first: int) -> Tensor:
+        """Queries stop - 1 down to start, keys first to stop - 1. (H or 1, R, columns), float32."""
+        # Of query stop - 1 - r and key first + c, x is length - stop + first + r + c.
+        vector = self.vector[:, self.length - stop + first :]
+        rows = vector.unfold(-1, stop - first, 1)[:, : stop - start]
+        if self.by_key is None:
+            return rows
+        # Softmax ignores the bias of one key; that of a near one leaves small, exact numbers.
+        keys = self.by_key[:, first:stop] - self.by_key[:, start : start + 1]
+        return rows + keys[:, None].float()
+
+
+def _attend_block(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
+    """Queries against the keys that they see. q: (B, H, R, K); k, v: (B, H, columns, K)."""
+    if q.device.type == "cpu":  # whose kernel reads a view, and float32 beside 16 bits
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=rows[None])
+    scaled = q.float() * q.shape[-1] ** -0.5
+    attention = _attention(scaled.flatten(0, 1), k.float().flatten(0, 1), rows)
+    return (attention @ v.float().flatten(0, 1)).view(q.shape).to(q.dtype)
+
+
+def _attention(q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
+    """softmax(q k^T + rows) of scaled queries. q: (N, R, K); k: (N, columns, K)."""
+    logits = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
+    logits.view(-1, rows.shape[0], *logits.shape[1:]).copy_(rows)
+    torch.softmax(logits.baddbmm_(q, k.mT), dim=-1, out=logits)
+    return logits
+
+
+def _sum_of_antidiagonals(x: Tensor) -> Tensor:
+    """The sum of x[:, r, c] over r + c = s. (H, R, C + R), the last R zero -> (H, C + R - 1)."""
+    rows, columns = x.shape[1:]
+    # Row r, read at a pitch one shorter, has moved r places right.
+    skewed = x.flatten(1)[:, : rows * (columns - 1)].view(len(x), rows, columns - 1)
+    return skewed.sum(1)

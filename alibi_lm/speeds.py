@@ -1,0 +1,85 @@
+"""Rows of a benchmark: one for each library, scheme, length and phase. No torch, for reports."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alibi_lm.errors import UserError
+from alibi_lm.results import COMPLETE, parsed
+
+TRAINING, EVALUATION = "training", "evaluation"
+OURS = "alibi_lm"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measurement: medians over the rounds. Where memory ran out, its numbers are missing."""
+
+    library: str  # whose model: alibi_lm, or a peer
+    position: str
+    length: int  # tokens of a sequence
+    phase: str  # training: a step with its update; evaluation: scoring a stream
+    dtype: str
+    backend: str  # how attention was computed
+    status: str  # complete, or out of memory
+    tokens: int  # of one round
+    rounds: int
+    seconds: float | None  # of one round
+    tokens_per_second: float | None
+    time_ratio: float | None  # to `none` of alibi_lm, in the same rounds
+    time_ratio_to_ours: float | None  # peers: to the same scheme of alibi_lm, in the same rounds
+    peak_memory_bytes: int | None  # weights, optimizer's state and what a round adds at its peak
+    memory_ratio: float | None  # to `none` of alibi_lm
+    flops_per_second: float | None  # matrix products of the model alone
+    limit_flops_per_second: float  # what the machine can do in matrix products
+    limit: str  # where that is from: measured in the same rounds, or a data sheet
+    share: float | None  # of that limit
+    first_step_seconds: float | None  # compile=true: most of it is the compiler's
+    compile: bool
+    checkpointing: bool
+    n_parameters: int
+    vocab_size: int
+    model: str  # its sizes
+    device: str
+    cpu: str
+    threads: int
+    torch: str
+    version: str  # of the library; alibi_lm's is its commit
+    dirty: bool | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are numbers."""
+        return self.status == COMPLETE
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Speed))
+
+
+def speeds_csv(rows: Iterable[Speed]) -> str:
+    """The rows as CSV under a line of column names."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def read_speeds(path: Path) -> list[Speed]:
+    """The rows of a benchmark's results.csv, or of the folder that it lies in."""
+    path = path / "results.csv" if path.is_dir() else path
+    try:
+        lines: Sequence[dict[str, Any]] = list(
+            csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        )
+        return [Speed(**parsed(Speed, line)) for line in lines]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} does not hold rows of a benchmark as this version writes them: {error}"
+        ) from error

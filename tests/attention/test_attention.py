@@ -1,0 +1,342 @@
+"""Every backend against the float64 definition with true distances: values and gradients."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alibi_lm.attention import ANY_BIAS, BACKENDS, Bias, attend, choose, problem
+from alibi_lm.attention.blocks import BACKWARD_BLOCK, FORWARD_BLOCK
+from alibi_lm.attention.coordinates import widen
+from alibi_lm.attention.flex import BLOCK, attend_flex, visible_blocks
+from alibi_lm.attention.reference import define
+from alibi_lm.positions.alibi import alibi_slopes
+
+FORMS = ("none", "key", "distance", "both")
+LENGTHS = (1, 2, 127, 128, 129, 300, FORWARD_BLOCK, FORWARD_BLOCK + 1, 2 * FORWARD_BLOCK + 7)
+
+
+def qkv(batch: int, heads: int, length: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = torch.randn(3, batch, heads, length, head_dim)
+    return q, k, v
+
+
+def true_distances(length: int) -> Tensor:
+    i = torch.arange(length)
+    return i[:, None] - i[None, :]
+
+
+def alibi(heads: int, length: int) -> Bias:
+    slopes = torch.tensor(alibi_slopes(heads))
+    return Bias(by_key=slopes[:, None] * torch.arange(length).float())
+
+
+def alibi_matrix(heads: int, length: int) -> Tensor:
+    """-slope (i - j), from true distances in float64; -inf for the future."""
+    slopes = torch.tensor(alibi_slopes(heads), dtype=torch.float64)
+    distances = true_distances(length)
+    return (-slopes[:, None, None] * distances).masked_fill(distances < 0, -math.inf)
+
+
+def bias_of(form: str, heads: int, length: int, window: int | None = None) -> Bias:
+    numbers = torch.randn(2, heads, length)
+    return Bias(
+        by_distance=numbers[0] if form in ("distance", "both") else None,
+        by_key=numbers[1] if form in ("key", "both") else None,
+        window=window,
+    )
+
+
+def defined(bias: Bias, heads: int, length: int) -> Tensor:
+    """The matrix that a bias stands for, an entry at a time. (H, T, T), float64."""
+    matrix = torch.full((heads, length, length), -math.inf, dtype=torch.float64)
+    for i in range(length):
+        for j in range(max(0, i + 1 - (bias.window or length)), i + 1):
+            matrix[:, i, j] = 0.0
+            if bias.by_distance is not None:
+                matrix[:, i, j] += bias.by_distance[:, i - j]
+            if bias.by_key is not None:
+                matrix[:, i, j] += bias.by_key[:, j]
+    return matrix
+
+
+def able(bias: Bias, length: int, training: bool) -> list[str]:
+    return [name for name in BACKENDS if problem(name, bias.at(length), "cpu", training) is None]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("window", [None, 1, 5, 40])
+def test_the_reference_is_the_definition(form: str, window: int | None) -> None:
+    q, k, v = qkv(2, 3, 20, 8)
+    bias = bias_of(form, 3, 20, window)
+    wanted = define(q, k, v, defined(bias, 3, 20))
+    got = attend(q, k, v, bias, "reference")
+    torch.testing.assert_close(got.double(), wanted, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", LENGTHS)
+@torch.no_grad()
+def test_every_backend_computes_the_reference(form: str, length: int) -> None:
+    q, k, v = qkv(2, 3, length, 8)
+    bias = bias_of(form, 3, length)
+    wanted = attend(q, k, v, bias, "reference")
+    for name in ("auto", *able(bias, length, training=False)):
+        torch.testing.assert_close(attend(q, k, v, bias, name), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", [1, 129, 2 * FORWARD_BLOCK + 7])
+@pytest.mark.parametrize("window", [1, 2, 64, FORWARD_BLOCK - 1, FORWARD_BLOCK + 1, 10_000])
+@torch.no_grad()
+def test_a_window(form: str, length: int, window: int) -> None:
+    q, k, v = qkv(2, 3, length, 8)
+    bias = bias_of(form, 3, length, window)
+    wanted = attend(q, k, v, bias, "reference")
+    for name in ("auto", *able(bias, length, training=False)):
+        torch.testing.assert_close(attend(q, k, v, bias, name), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", [1, 128, BACKWARD_BLOCK + 3, 300])
+@pytest.mark.parametrize("window", [None, 7, BACKWARD_BLOCK + 1])
+def test_gradients_of_inputs_and_of_learned_biases(
+    form: str, length: int, window: int | None
+) -> None:
+    inputs = [x.requires_grad_() for x in qkv(3, 2, length, 8)]
+    bias = bias_of(form, 2, length, window)
+    learned = [x.requires_grad_() for x in (bias.by_distance, bias.by_key) if x is not None]
+    weights = torch.randn(3, 2, length, 8)
+
+    def gradients(name: str) -> tuple[Tensor, ...]:
+        out = attend(*inputs, bias, name)
+        return torch.autograd.grad((out * weights).sum(), [*inputs, *learned], allow_unused=True)
+
+    wanted = gradients("reference")
+    for name in ("auto", *able(bias, length, training=True)):
+        for got, w in zip(gradients(name), wanted, strict=True):
+            torch.testing.assert_close(got, w, atol=5e-5, rtol=1e-4)
+
+
+def test_a_fixed_bias_by_key_leaves_the_gradients_of_inputs_right() -> None:
+    inputs = [x.requires_grad_() for x in qkv(2, 3, 300, 8)]
+    weights = torch.randn(2, 3, 300, 8)
+    found = {
+        name: torch.autograd.grad((attend(*inputs, alibi(3, 300), name) * weights).sum(), inputs)
+        for name in ("reference", "row", "coordinates", "blocks")
+    }
+    for gradients in found.values():
+        for got, wanted in zip(gradients, found["reference"], strict=True):
+            torch.testing.assert_close(got, wanted, atol=5e-5, rtol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    length=st.integers(1, 300),
+    window=st.none() | st.integers(1, 300),
+    form=st.sampled_from(FORMS),
+    seed=st.integers(0, 1000),
+)
+def test_blocks_at_any_size(
+    batch: int, heads: int, length: int, window: int | None, form: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    inputs = [x.requires_grad_() for x in qkv(batch, heads, length, 4)]
+    bias = bias_of(form, heads, length, window)
+    learned = [x.requires_grad_() for x in (bias.by_distance, bias.by_key) if x is not None]
+    weights = torch.randn(batch, heads, length, 4)
+    got, wanted = (
+        torch.autograd.grad((attend(*inputs, bias, name) * weights).sum(), [*inputs, *learned])
+        for name in ("blocks", "reference")
+    )
+    for g, w in zip(got, wanted, strict=True):
+        torch.testing.assert_close(g, w, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", ["alibi", "distance"])
+def test_16_bit_gradients_are_as_exact_as_their_rounding(dtype: torch.dtype, form: str) -> None:
+    q, k, v = (x.to(dtype).requires_grad_() for x in qkv(2, 4, 300, 32))
+    bias = alibi(4, 300) if form == "alibi" else bias_of("distance", 4, 300)
+    learned = [] if form == "alibi" else [bias.by_distance.requires_grad_()]
+    weights = torch.randn(2, 4, 300, 32).to(dtype)
+
+    def gradients(name: str) -> tuple[Tensor, ...]:
+        loss = (attend(q, k, v, bias, name) * weights).float().sum()
+        return torch.autograd.grad(loss, [q, k, v, *learned])
+
+    epsilon = torch.finfo(dtype).eps
+    for got, wanted in zip(gradients("auto"), gradients("reference"), strict=True):
+        size = wanted.double().abs().max()
+        assert (got.double() - wanted.double()).abs().max() < 4 * epsilon * size
+
+
+LONGEST = 16_384
+# The slopes of 8 and 12 heads are among those of 16.
+SLOPES = torch.tensor(alibi_slopes(16), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
+def test_16_bits_at_the_longest_length_are_as_exact_as_the_output(
+    dtype: torch.dtype, head_dim: int
+) -> None:
+    """One head of each slope, the last queries: those with the farthest keys.
+
+    The naive form (one rounded coordinate, a rounded mask) is wrong by up to the output itself.
+    """
+    assert set(alibi_slopes(8) + alibi_slopes(12)) <= set(SLOPES.tolist())
+    rows = slice(LONGEST - 16, LONGEST)
+    q = torch.randn(1, 16, 16, head_dim).to(dtype)
+    k, v = torch.randn(2, 1, 16, LONGEST, head_dim).to(dtype)
+    distances = torch.arange(LONGEST)[rows, None] - torch.arange(LONGEST)
+    matrix = (-SLOPES[:, None, None] * distances).masked_fill(distances < 0, -math.inf)
+    wanted = define(q, k, v, matrix)
+    best = relative_error(wanted.to(dtype), wanted)
+    future = torch.zeros(16, LONGEST).masked_fill(distances < 0, -math.inf)
+    bias = Bias(by_key=(SLOPES[:, None] * torch.arange(LONGEST)).float())
+
+    # The kernels are causal and would need all queries: their arithmetic, on the last alone.
+    wide_q, wide_k, wide_v = widen(F.pad(q, (0, 0, LONGEST - 16, 0)), k, v, bias)
+    scale = head_dim**-0.5
+    coordinates = F.scaled_dot_product_attention(
+        wide_q[:, :, rows], wide_k, wide_v, attn_mask=future, scale=scale
+    )[..., :head_dim]
+    row = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.by_key[None, :, None] + future)
+    for got in (coordinates, row):
+        assert (relative_error(got, wanted) < 1.5 * best + 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_16_bits_of_whole_kernels(dtype: torch.dtype) -> None:
+    """All queries of the steepest head and of the flattest, through `attend` itself."""
+    length, head_dim = 4096, 32
+    q, k, v = (x.to(dtype) for x in qkv(1, 2, length, head_dim))
+    slopes = SLOPES[[0, -1]]
+    distances = true_distances(length)
+    matrix = (-slopes[:, None, None] * distances).masked_fill(distances < 0, -math.inf)
+    wanted = define(q, k, v, matrix)
+    best = relative_error(wanted.to(dtype), wanted)
+    by_key = Bias(by_key=(slopes[:, None] * torch.arange(length)).float())
+    by_distance = Bias(by_distance=(-slopes[:, None] * torch.arange(length)).float())
+    for bias, names in ((by_key, ("row", "coordinates", "blocks")), (by_distance, ("blocks",))):
+        for name in names:
+            got = relative_error(attend(q, k, v, bias, name), wanted)
+            assert (got < 1.5 * best + 1e-4).all(), name
+
+
+def relative_error(x: Tensor, wanted: Tensor) -> Tensor:
+    """Of each head."""
+    by_head = (0, 2, 3)
+    size = torch.linalg.vector_norm(wanted, dim=by_head)
+    return torch.linalg.vector_norm(x.double() - wanted, dim=by_head) / size
+
+
+def test_future_is_not_seen() -> None:
+    q, k, v = qkv(1, 2, 50, 8)
+    changed_k, changed_v = k.clone(), v.clone()
+    changed_k[:, :, 30:], changed_v[:, :, 30:] = 9.0, 9.0
+    for form in FORMS:
+        bias = bias_of(form, 2, 50)
+        for name in able(bias, 50, training=False):
+            with torch.no_grad():
+                before = attend(q, k, v, bias, name)
+                after = attend(q, changed_k, changed_v, bias, name)
+            torch.testing.assert_close(before[:, :, :30], after[:, :, :30])
+            assert not torch.allclose(before[:, :, 30:], after[:, :, 30:])
+
+
+@settings(max_examples=60, deadline=None)
+@given(blocks=st.integers(1, 6), window=st.integers(1, 6 * BLOCK))
+def test_flex_visits_the_blocks_that_are_seen_and_masks_those_seen_in_part(
+    blocks: int, window: int
+) -> None:
+    length = blocks * BLOCK
+    distances = true_distances(length)
+    seen = ((distances >= 0) & (distances < window)).view(blocks, BLOCK, blocks, BLOCK)
+    mask = visible_blocks(length, window, torch.device("cpu"))
+    whole, partly = torch.zeros(2, blocks, blocks, dtype=torch.bool)
+    for of_row, counts, indices in (
+        (partly, mask.kv_num_blocks, mask.kv_indices),
+        (whole, mask.full_kv_num_blocks, mask.full_kv_indices),
+    ):
+        assert counts is not None
+        assert indices is not None
+        for row in range(blocks):
+            of_row[row, indices[0, 0, row, : counts[0, 0, row]].long()] = True
+    assert torch.equal(whole, seen.all(dim=3).all(dim=1))
+    assert torch.equal(partly | whole, seen.any(dim=3).any(dim=1))
+
+
+def test_the_choice() -> None:
+    key, learned = alibi(2, 9), Bias(by_key=torch.zeros(2, 9, requires_grad=True))
+    distance, window = bias_of("distance", 2, 9), Bias(window=4)
+    assert [choose(b, "cpu", True) for b in (Bias(), key, learned, distance, window)] == [
+        "causal", "row", "coordinates", "blocks", "blocks",
+    ]  # fmt: skip
+    assert [choose(b, "cuda", True) for b in (Bias(), key, learned, distance, window)] == [
+        "causal", "coordinates", "coordinates", "flex", "flex",
+    ]  # fmt: skip
+    assert choose(learned, "cpu", False) == "row"
+    for bias in (Bias(), key, learned, distance, window, bias_of("both", 2, 9, 4)):
+        for device in ("cpu", "cuda"):
+            for training in (True, False):
+                chosen = choose(bias, device, training)
+                assert problem(chosen, bias, device, training) is None
+
+
+def test_a_backend_that_cannot_says_so_and_which_can() -> None:
+    q, k, v = qkv(1, 2, 9, 8)
+    for name, bias, words in (
+        ("causal", alibi(2, 9), "causal cannot compute a bias; blocks, flex, reference can"),
+        ("row", bias_of("distance", 2, 9), "row cannot compute a bias by distance; blocks"),
+        ("coordinates", Bias(window=4), "coordinates cannot compute a window; blocks"),
+        ("row", Bias(), "row computes a bias by key, and there is none; causal does without"),
+        ("row", Bias(by_key=torch.zeros(2, 9, requires_grad=True)), "no gradient; coordinates"),
+        ("flex", bias_of("distance", 2, 9), "flex has no gradients on a CPU; blocks"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            attend(q, k, v, bias, name)
+    assert "for a CPU alone" in (problem("row", alibi(2, 9), "cuda", True) or "")
+    assert all(problem(name, bias_of("both", 2, 9, 4), "cuda", True) is None for name in ANY_BIAS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", [1, 127, 128, 129, 300])
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(form: str, length: int, window: int | None, dtype: torch.dtype) -> None:
+    inputs = [x.to("cuda", dtype).requires_grad_() for x in qkv(2, 3, length, 32)]
+    bias = bias_of(form, 3, length, window)
+    numbers = [None if x is None else x.cuda() for x in (bias.by_distance, bias.by_key)]
+    learned = [x.requires_grad_() for x in numbers if x is not None]
+    bias = Bias(*numbers, window=window)
+    weights = torch.randn(2, 3, length, 32, device="cuda", dtype=dtype)
+
+    def computed(name: str) -> tuple[Tensor, ...]:
+        out = attend(*inputs, bias, name)
+        gradients = torch.autograd.grad((out * weights).float().sum(), [*inputs, *learned])
+        return (out, *gradients)
+
+    wanted = computed("reference")
+    tolerance = {torch.float32: 1e-3, torch.bfloat16: 3e-2}[dtype]
+    for name in BACKENDS:
+        if problem(name, bias.at(length), "cuda", training=True):
+            continue
+        for got, w in zip(computed(name), wanted, strict=True):
+            assert (got - w).abs().max() <= tolerance * w.abs().max().clamp(min=1), name
+
+
+def test_flex_fills_up_to_its_block_and_cuts_off() -> None:
+    q, k, v = qkv(1, 2, BLOCK + 5, 8)
+    with torch.no_grad():
+        assert attend_flex(q, k, v, Bias()).shape == q.shape
