@@ -20,11 +20,11 @@ from alibi_lm.errors import SettingsError
 from alibi_lm.positions import SCHEMES, PositionConfig
 from alibi_lm.protocols import PROTOCOLS
 from alibi_lm.settings import out_of_bounds, setting, unknown
+from alibi_lm.speeds import PHASES
 
 ATTENTION = ("full", "window")
 DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
-PHASES = ("training", "evaluation")
 PEERS = ("x-transformers", "transformers")  # what a benchmark can be asked to measure beside ours
 BACKEND_MEANING = "how attention is computed; auto: the fastest for the scheme and device"
 
@@ -226,9 +226,7 @@ class BenchmarkConfig:
         ["none", "sinusoidal", "rotary", "t5", "alibi"], "schemes", choices=tuple(SCHEMES)
     )
     lengths: list[int] = setting([512, 1024, 2048], "tokens of a sequence", at_least=1)
-    phases: list[str] = setting(
-        ["training", "evaluation"], "update the weights; score text", choices=PHASES
-    )
+    phases: list[str] = setting(list(PHASES), "update the weights; score text", choices=PHASES)
     peers: list[str] = setting([], "libraries to compare with, in turns", choices=PEERS)
     model: ModelConfig = setting(ModelConfig, "the decoder's sizes")
     vocab_size: int = setting(2048, "tokens that there are", at_least=1)
@@ -237,7 +235,7 @@ class BenchmarkConfig:
     dtype: str = setting("float32", "bfloat16: matrix products under autocast", choices=DTYPES)
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
     backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
-    compile: bool = setting(False, "torch.compile the blocks of our models")
+    compile: bool = setting(False, "torch.compile the blocks in training")
     checkpointing: bool = setting(
         False, "keep blocks' inputs alone for the backward pass: less memory, slower"
     )
@@ -255,6 +253,11 @@ class BenchmarkConfig:
             given = getattr(self, key)
             if len(set(given)) < len(given):
                 problems.append(f"{key}: given {given}, but each only once")
+        if self.peers and (self.compile or self.checkpointing):
+            problems.append(
+                "compile, checkpointing: given true, but peers are measured without; leave out "
+                f"peers={self.peers}"
+            )
         if not self.output:
             problems.append("output: given '', but it must name a folder")
         if not problems:

@@ -93,11 +93,20 @@ class TiedSoftmax(nn.Module):
         flat, wanted = hidden.flatten(0, -2), targets.flatten()
         if len(wanted) <= at_once:
             return token_losses(flat, wanted, embedding).view(targets.shape)
-        parts = [slice(start, start + at_once) for start in range(0, len(wanted), at_once)]
-        losses = [
-            checkpoint(token_losses, flat[part], wanted[part], embedding, use_reentrant=False)
-            for part in parts
-        ]
+        device = hidden.device.type
+        # With its cache, autocast would round the embedding once for all chunks, and their
+        # gradients would be summed in 16 bits.
+        uncached = torch.autocast(
+            device,
+            torch.get_autocast_dtype(device),
+            enabled=torch.is_autocast_enabled(device),
+            cache_enabled=False,
+        )
+        losses = []
+        for start in range(0, len(wanted), at_once):
+            chunk = flat[start : start + at_once], wanted[start : start + at_once], embedding
+            with uncached:
+                losses.append(checkpoint(token_losses, *chunk, use_reentrant=False))
         return torch.cat(losses).view(targets.shape)
 
 

@@ -30,9 +30,21 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def compile_every_shape() -> None:
+    """Let torch.compile make a kernel for each length, or fail.
+
+    By default it goes on uncompiled after eight, so that a row would say what was not so.
+    """
+    torch._dynamo.config.recompile_limit = 1024
+    torch._dynamo.config.accumulated_recompile_limit = 4096
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
 # Dense products per second of data sheets, without sparsity; float32 without TF32.
 DATA_SHEETS = {
+    "H200 NVL": {"bfloat16": 835e12, "float32": 60e12},
     "H200": {"bfloat16": 989e12, "float32": 67e12},
+    "H100 NVL": {"bfloat16": 835e12, "float32": 60e12},
     "H100 PCIe": {"bfloat16": 756e12, "float32": 51e12},
     "H100": {"bfloat16": 989e12, "float32": 67e12},
     "A100": {"bfloat16": 312e12, "float32": 19.5e12},
@@ -44,6 +56,8 @@ def peak_flops(device: torch.device, dtype: str) -> tuple[float, str] | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
+    if "MIG" in name:  # a slice of a card
+        return None
     listed = next((words for words in DATA_SHEETS if all(w in name for w in words.split())), None)
     return (DATA_SHEETS[listed][dtype], f"data sheet of the {listed}") if listed else None
 

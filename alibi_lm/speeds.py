@@ -11,7 +11,7 @@ from typing import Any
 from alibi_lm.errors import UserError
 from alibi_lm.results import COMPLETE, parsed
 
-TRAINING, EVALUATION = "training", "evaluation"
+PHASES = TRAINING, EVALUATION = ("training", "evaluation")
 OURS = "alibi_lm"
 
 
@@ -38,7 +38,7 @@ class Speed:
     limit_flops_per_second: float  # what the machine can do in matrix products
     limit: str  # where that is from: measured in the same rounds, or a data sheet
     share: float | None  # of that limit
-    first_step_seconds: float | None  # compile=true: most of it is the compiler's
+    first_step_seconds: float | None  # with compile=true mostly the compiler's, unless cached
     compile: bool
     checkpointing: bool
     n_parameters: int

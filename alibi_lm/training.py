@@ -19,7 +19,13 @@ from alibi_lm.model import Decoder, check_backend
 from alibi_lm.positions import build_position
 from alibi_lm.progress import bar, say
 from alibi_lm.runs import Run, open_run
-from alibi_lm.runtime import autocast, environment, keep_freed_memory, resolve_device
+from alibi_lm.runtime import (
+    autocast,
+    compile_every_shape,
+    environment,
+    keep_freed_memory,
+    resolve_device,
+)
 
 LOG_EVERY = 10  # steps; a line of metrics.jsonl is the mean over as many
 
@@ -50,6 +56,7 @@ def build_optimizer(model: Decoder, optim: OptimConfig) -> torch.optim.AdamW:
 
 def compile_blocks(model: Decoder) -> None:
     """Have torch compile each block where it is; the first step then waits for the compiler."""
+    compile_every_shape()
     leave_uncompiled()
     for block in model.blocks:
         block.compile(dynamic=False)

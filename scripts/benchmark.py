@@ -30,8 +30,8 @@ def measure(config: BenchmarkConfig) -> None:
     folder = Path(config.output)
     write_atomically(folder / "table.md", table)
     written = [folder / "results.csv", folder / "table.md"]
-    if "sinusoidal" in config.positions:  # to which the figure relates everything
-        written += save(speed_figure(rows), folder / "speed")
+    if figure := speed_figure(rows):
+        written += save(figure, folder / "speed")
     say("written: " + ", ".join(map(str, written)))
 
 

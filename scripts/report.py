@@ -3,6 +3,7 @@
   python scripts/report.py outputs/repro
   python scripts/report.py outputs/a/runs/* outputs/b/results.csv --output outputs/both
   python scripts/report.py outputs/repro --published            (lay the paper's numbers under ours)
+  python scripts/report.py outputs/repro --speed outputs/benchmark
 
 Takes any number of run folders, folders of sweeps (all that their runs scored, by whatever
 command), results.csv and results.jsonl files. Writes into the output folder report.html, which
@@ -19,6 +20,7 @@ from alibi_lm.cli import run_cleanly
 from alibi_lm.progress import say
 from alibi_lm.report import summary, write_report
 from alibi_lm.results import Result, read_results
+from alibi_lm.speeds import read_speeds
 
 
 def main() -> None:
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="+", type=Path, help="run folders or results files")
     parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder")
     parser.add_argument("--published", action="store_true", help="add the paper's numbers")
+    parser.add_argument("--speed", type=Path, help="a benchmark's folder, for its claim")
     arguments = parser.parse_args()
 
     def report() -> None:
@@ -43,7 +46,8 @@ def main() -> None:
                 if key not in results or results[key].losses_file is None:
                     results[key] = result
         chosen = list(results.values())
-        paths = write_report(chosen, arguments.output, arguments.published)
+        benchmark = read_speeds(arguments.speed) if arguments.speed else []
+        paths = write_report(chosen, arguments.output, arguments.published, benchmark)
         say(summary(chosen, arguments.published))
         say("written: " + ", ".join(map(str, paths)))
 

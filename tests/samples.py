@@ -1,4 +1,4 @@
-"""A row of results, and results with token losses, for the tests to vary."""
+"""Rows of results and of a benchmark, and results with token losses, for the tests to vary."""
 
 import dataclasses
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from alibi_lm.results import Result, Row, losses_file, perplexity
+from alibi_lm.speeds import Speed
 
 ROW = Row(
     position="alibi",
@@ -45,6 +46,39 @@ ROW = Row(
     settings="model.n_layers=2 optim.lr=0.005 dtype=float32",
     recipe="r",
     run="stdlib-alibi",
+)
+SPEED = Speed(
+    library="alibi_lm",
+    position="none",
+    length=512,
+    phase="training",
+    dtype="float32",
+    backend="causal",
+    status="complete",
+    tokens=4096,
+    rounds=5,
+    seconds=0.5,
+    tokens_per_second=8192.0,
+    time_ratio=1.0,
+    time_ratio_to_ours=None,
+    peak_memory_bytes=100 << 20,
+    memory_ratio=1.0,
+    flops_per_second=5e10,
+    limit_flops_per_second=1e11,
+    limit="measured",
+    share=0.5,
+    first_step_seconds=0.7,
+    compile=False,
+    checkpointing=False,
+    n_parameters=1000,
+    vocab_size=2048,
+    model="n_layers=2",
+    device="cpu",
+    cpu="a CPU",
+    threads=2,
+    torch="2.13.0",
+    version="abc",
+    dirty=False,
 )
 
 

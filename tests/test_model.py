@@ -117,6 +117,25 @@ def test_a_loss_in_chunks_has_the_gradients_of_the_loss_at_once(
     assert sum(held) == 2 * 99  # the logits are computed twice and never held together
 
 
+def test_chunks_under_autocast_sum_their_gradients_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 99 chunks of one token; a sum in bfloat16 would lose what is below 1/256 of it."""
+    x, y = batch(33)
+    net = decoder("none")
+
+    def gradient() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = net(x, y).sum()
+        return torch.autograd.grad(loss, [net.embedding.weight])[0]
+
+    exact = torch.autograd.grad(net(x, y).sum(), [net.embedding.weight])[0]
+    at_once = gradient()
+    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", {"training": VOCAB})
+    error = torch.linalg.vector_norm(gradient() - exact)
+    assert error < 1.1 * torch.linalg.vector_norm(at_once - exact)
+
+
 def counting(losses: Callable[..., torch.Tensor], held: list[int]) -> Callable[..., torch.Tensor]:
     def counted(hidden: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         held.append(len(hidden))

@@ -6,6 +6,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from samples import ROW
+
+from alibi_lm.results import write_csv
+
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -130,6 +134,14 @@ def test_benchmark(script: Script, tmp_path: Path) -> None:
     assert len(rows) == (5 + 5 + 2) * 2 * 2
     assert (tmp_path / "out" / "table.md").read_text().strip() in result.stdout
     assert (tmp_path / "out" / "speed.png").stat().st_size > 10_000
+    # Its rows answer the claim about speed in a report.
+    write_csv(tmp_path / "rows.csv", [ROW])
+    reported = script("report", "rows.csv", "--speed", "out", "--output", "report")
+    assert reported.returncode == 0, reported.stderr
+    assert "L = 32: speed " in (tmp_path / "report" / "claims.md").read_text()
+    assert "Speed and memory" in (tmp_path / "report" / "report.html").read_text()
+    wrong = script("report", "rows.csv", "--speed", "rows.csv")
+    assert wrong.stderr.startswith("error: rows.csv does not hold rows of a benchmark")
     assert "USDT" not in result.stdout + result.stderr  # the profiler keeps quiet
 
 

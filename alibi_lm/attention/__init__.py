@@ -3,8 +3,8 @@
 Shapes, here and in the model: B sequences, T positions, H heads, K = head_dim, D = d_model,
 V = vocab_size. q, k and v are (B, H, T, K).
 
-A bias states itself in compact form (`Bias`), and its form decides which backend computes it; none
-but the reference ever holds H x T x T numbers:
+A bias states itself in compact form (`Bias`), and its form decides which backend computes it. None
+but the reference holds H x T x T numbers, and `flex` where it is not compiled, on a CPU:
 
     causal       no bias: the fused causal kernel
     row          a bias by key: the CPU's fused kernel reads it as a mask of one row
@@ -38,11 +38,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias, backend: str = "auto") -
     Raises a ValueError if the named backend cannot; `problem` says so beforehand.
     """
     bias, device, training = bias.at(q.shape[2]), q.device.type, torch.is_grad_enabled()
+    q, k = q.to(v.dtype), k.to(v.dtype)  # a scheme may turn them in float32
     if backend == "auto":
         backend = choose(bias, device, training)
     elif found := problem(backend, bias, device, training):
         raise ValueError(found)
-    return BACKENDS[backend](q, k, v, bias)
+    # q, k and v have the precision that was asked for; autocast would round the bias, too.
+    with torch.autocast(device, enabled=False):
+        return BACKENDS[backend](q, k, v, bias)
 
 
 def choose(bias: Bias, device: str, training: bool) -> str:
@@ -78,13 +81,15 @@ def problem(backend: str, bias: Bias, device: str, training: bool) -> str | None
 
 @functools.cache
 def leave_uncompiled() -> None:
-    """Keep torch.compile out of two backends, before it is used; both call kernels as they are.
+    """Keep torch.compile, before it is used, out of the backends that call kernels as they are.
 
-    Compiled, `row` would store its mask whole, and `blocks` would be a kernel for every block. Not
-    done where they are defined: it loads the compiler, a second of every start.
+    Compiled, `row` would store its mask whole, `blocks` would be a kernel for every block, and
+    `flex` is compiled already. Not done where they are defined: it loads the compiler, a second of
+    every start.
     """
-    for name in ("row", "blocks"):
-        BACKENDS[name] = torch.compiler.disable(BACKENDS[name])  # type: ignore[no-untyped-call]
+    for name in ("row", "blocks", "flex"):
+        disabled = torch.compiler.disable(BACKENDS[name], recursive=name != "flex")  # type: ignore[no-untyped-call]
+        BACKENDS[name] = disabled
 
 
 def _attend_causal(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:

@@ -3,8 +3,8 @@
 The rows of a bias by distance are one vector, each a place further on than the next: read in
 reverse order, they are a view of it with both strides 1, which the fused kernel of a CPU takes as
 its mask. Nothing of the size of length x length is stored, in either direction: the backward pass
-computes the attention of each block anew, with two tensors of H x block x T, and the gradient of a
-bias by distance is the sum along the anti-diagonals of one of them, again by a view.
+computes the attention of each block anew, with a few tensors of H x block x T, and the gradient of
+a bias by distance is the sum along the anti-diagonals of one of them, again by a view.
 """
 
 import math
@@ -22,7 +22,7 @@ from alibi_lm.attention.bias import Bias
 # as many take 1.4 times as long; the backward pass, in plain products, wants its tensors in cache.
 FORWARD_BLOCK = 256
 BACKWARD_BLOCK = 128
-ELEMENTS = 2**21  # of attention that the backward pass holds at once: 8 MiB, about a cache
+ELEMENTS = 2**21  # of each such tensor in the backward pass: 8 MiB, about a cache
 
 
 def attend_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
@@ -66,66 +66,72 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, by_distance, by_key = ctx.saved_tensors
-        batch, heads, length, head_dim = q.shape
-        rows = _Rows(by_distance, by_key, ctx.window, length, BACKWARD_BLOCK, q.device)
-        by_distance_grad = by_key_grad = None
-        if ctx.needs_input_grad[3]:
-            by_distance_grad = rows.vector.new_zeros(heads, length + BACKWARD_BLOCK)
-        if ctx.needs_input_grad[4]:
-            by_key_grad = rows.vector.new_zeros(heads, length)
-        # The gradient of a logit is attention * (grad_out . v - grad_out . out): one more
-        # coordinate, and the product with v gives the difference.
-        grad_dot_out = (grad_out.float() * out.float()).sum(-1, keepdim=True)
-        # Sequences and heads are one dimension, N, for batched products that add in place.
-        grads = torch.cat([grad_out.float(), -grad_dot_out], -1).flatten(0, 1)  # (N, T, K + 1)
-        values = F.pad(v.float(), (0, 1), value=1.0).flatten(0, 1)
-        queries = (q.float() * head_dim**-0.5).flatten(0, 1)  # (N, T, K)
-        keys = k.float().flatten(0, 1).contiguous()
-        grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (queries, keys, values))
+        with torch.autocast(grad_out.device.type, enabled=False):
+            return _backward(ctx, grad_out)
 
-        learned = by_distance_grad is not None or by_key_grad is not None
 
-        def add_block(n: slice, start: int, stop: int, first: int) -> Tensor | None:
-            """Add what a block of queries gives; its logits' gradient, (H, R, columns + R)."""
-            q_block = queries[n, start:stop].flip(1)
-            grad_block = grads[n, start:stop].flip(1)
-            k_seen, v_seen = keys[n, first:stop], values[n, first:stop]
-            attention = _attention(q_block, k_seen, rows.reversed(start, stop, first))
-            grad_v[n, first:stop].baddbmm_(attention.mT, grad_block)
-            grad_logits = (grad_block @ v_seen.mT).mul_(attention)  # (N, R, columns)
-            del attention
-            grad_k[n, first:stop].baddbmm_(grad_logits.mT, q_block)
-            grad_q[n, start:stop] = (grad_logits @ k_seen).flip(1)
-            if not learned:
-                return None
-            # The sum over sequences, with zeros after each row as the antidiagonals want it.
-            summed = grads.new_zeros(heads, stop - start, stop - first + stop - start)
-            by_sequence = grad_logits.view(-1, heads, stop - start, stop - first)
-            torch.sum(by_sequence, 0, out=summed[..., : stop - first])
-            return summed
+def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of q, k, v, by_distance and by_key, in float32 until the last."""
+    q, k, v, out, by_distance, by_key = ctx.saved_tensors
+    batch, heads, length, head_dim = q.shape
+    rows = _Rows(by_distance, by_key, ctx.window, length, BACKWARD_BLOCK, q.device)
+    by_distance_grad = by_key_grad = None
+    if ctx.needs_input_grad[3]:
+        by_distance_grad = rows.vector.new_zeros(heads, length + BACKWARD_BLOCK)
+    if ctx.needs_input_grad[4]:
+        by_key_grad = rows.vector.new_zeros(heads, length)
+    # The gradient of a logit is attention * (grad_out . v - grad_out . out): one more
+    # coordinate, and the product with v gives the difference.
+    grad_dot_out = (grad_out.float() * out.float()).sum(-1, keepdim=True)
+    # Sequences and heads are one dimension, N, for batched products that add in place.
+    grads = torch.cat([grad_out.float(), -grad_dot_out], -1).flatten(0, 1)  # (N, T, K + 1)
+    values = F.pad(v.float(), (0, 1), value=1.0).flatten(0, 1)
+    queries = (q.float() * head_dim**-0.5).flatten(0, 1)  # (N, T, K)
+    keys = k.float().flatten(0, 1).contiguous()
+    grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (queries, keys, values))
 
-        columns = min(length, ctx.window + BACKWARD_BLOCK)
-        at_once = max(1, ELEMENTS // (heads * BACKWARD_BLOCK * columns))
-        for n in (slice(i, i + at_once * heads) for i in range(0, batch * heads, at_once * heads)):
-            for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
-                summed = add_block(n, start, stop, first)
-                if summed is not None and by_distance_grad is not None:
-                    diagonals = _sum_of_antidiagonals(summed)
-                    at = length - stop + first
-                    by_distance_grad[:, at : at + diagonals.shape[1]] += diagonals
-                if summed is not None and by_key_grad is not None:
-                    by_key_grad[:, first:stop] += summed.sum(1)[:, : stop - first]
-                del summed
-        if by_distance_grad is not None:
-            by_distance_grad = by_distance_grad[:, :length].flip(-1)
+    learned = by_distance_grad is not None or by_key_grad is not None
 
-        def narrow(x: Tensor, like: Tensor) -> Tensor:
-            return x.view(batch, heads, length, -1)[..., :head_dim].to(like.dtype)
+    def add_block(n: slice, start: int, stop: int, first: int) -> Tensor | None:
+        """Add what a block of queries gives; its logits' gradient, (H, R, columns + R)."""
+        q_block = queries[n, start:stop].flip(1)
+        grad_block = grads[n, start:stop].flip(1)
+        k_seen, v_seen = keys[n, first:stop], values[n, first:stop]
+        attention = _attention(q_block, k_seen, rows.reversed(start, stop, first))
+        grad_v[n, first:stop].baddbmm_(attention.mT, grad_block)
+        grad_logits = (grad_block @ v_seen.mT).mul_(attention)  # (N, R, columns)
+        del attention
+        grad_k[n, first:stop].baddbmm_(grad_logits.mT, q_block)
+        grad_q[n, start:stop] = (grad_logits @ k_seen).flip(1)
+        if not learned:
+            return None
+        # The sum over sequences, with zeros after each row as the antidiagonals want it.
+        summed = grads.new_zeros(heads, stop - start, stop - first + stop - start)
+        by_sequence = grad_logits.view(-1, heads, stop - start, stop - first)
+        torch.sum(by_sequence, 0, out=summed[..., : stop - first])
+        return summed
 
-        grad_q *= head_dim**-0.5
-        grads_qkv = narrow(grad_q, q), narrow(grad_k, k), narrow(grad_v, v)
-        return (*grads_qkv, by_distance_grad, by_key_grad, None)
+    columns = min(length, ctx.window + BACKWARD_BLOCK)
+    at_once = max(1, ELEMENTS // (heads * BACKWARD_BLOCK * columns))
+    for n in (slice(i, i + at_once * heads) for i in range(0, batch * heads, at_once * heads)):
+        for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
+            summed = add_block(n, start, stop, first)
+            if summed is not None and by_distance_grad is not None:
+                diagonals = _sum_of_antidiagonals(summed)
+                at = length - stop + first
+                by_distance_grad[:, at : at + diagonals.shape[1]] += diagonals
+            if summed is not None and by_key_grad is not None:
+                by_key_grad[:, first:stop] += summed.sum(1)[:, : stop - first]
+            del summed
+    if by_distance_grad is not None:
+        by_distance_grad = by_distance_grad[:, :length].flip(-1)
+
+    def narrow(x: Tensor, like: Tensor) -> Tensor:
+        return x.view(batch, heads, length, -1)[..., :head_dim].to(like.dtype)
+
+    grad_q *= head_dim**-0.5
+    grads_qkv = narrow(grad_q, q), narrow(grad_k, k), narrow(grad_v, v)
+    return (*grads_qkv, by_distance_grad, by_key_grad, None)
 
 
 def _blocks(length: int, window: int, size: int) -> Iterator[tuple[int, int, int]]:

@@ -1,31 +1,41 @@
 """Any bias by FlexAttention: one kernel, which looks the bias up while it computes the logits.
 
 Compiled on a GPU, where it is the choice for a bias by distance and for a window. On a CPU it is
-not compiled, holds the whole matrix, and serves the tests.
+not compiled, holds the whole matrix, and serves comparisons.
 """
 
 import functools
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from alibi_lm.attention.bias import Bias
+from alibi_lm.runtime import compile_every_shape
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 BLOCK = 128  # of queries and of keys; lengths are filled up to a multiple
+NARROWEST = 16  # head that the compiled kernel takes
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     """`attend` for any bias; learned ones get their gradients."""
-    length = q.shape[2]
+    from torch.nn.attention.flex_attention import flex_attention
+
+    length, head_dim = q.shape[2:]
     # Causal attention does not see what is filled up behind, and lengths that are no multiple of
     # the block have given gradients that are no numbers (pytorch#153799).
-    fill = -length % BLOCK
-    q, k, v = (F.pad(x, (0, 0, 0, fill)) for x in (q, k, v))
-    by_distance, by_key = (
-        None if x is None else F.pad(x, (0, fill)) for x in (bias.by_distance, bias.by_key)
-    )
+    fill, widen = -length % BLOCK, max(0, NARROWEST - head_dim)
+    by_distance, by_key = bias.by_distance, bias.by_key
+    if fill or widen:
+        q, k, v = (F.pad(x, (0, widen, 0, fill)) for x in (q, k, v))
+    if fill:
+        by_distance, by_key = (
+            None if x is None else F.pad(x, (0, fill)) for x in (by_distance, by_key)
+        )
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         if by_distance is not None:
@@ -34,18 +44,25 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
             score = score + by_key[h, j]
         return score
 
-    window = bias.window or length + fill
-    mask = visible_blocks(length + fill, window, q.device)
     compute = _compiled() if q.device.type == "cuda" else flex_attention
-    changes = by_distance is not None or by_key is not None
-    out = compute(q, k, v, score_mod=score_mod if changes else None, block_mask=mask)
+    out = compute(
+        q,
+        k,
+        v,
+        score_mod=None if by_distance is None and by_key is None else score_mod,
+        block_mask=visible_blocks(length + fill, bias.window or length + fill, q.device),
+        scale=head_dim**-0.5,
+    )
     assert isinstance(out, Tensor)
-    return out[:, :, :length]
+    return out[:, :, :length, :head_dim]
 
 
 @functools.lru_cache(maxsize=16)
-def visible_blocks(length: int, window: int, device: torch.device) -> BlockMask:
+@torch.inference_mode(False)  # what evaluation asks for first, training may use next
+def visible_blocks(length: int, window: int, device: torch.device) -> "BlockMask":
     """Which blocks of keys a block of queries sees in part or whole, without a length x length."""
+    from torch.nn.attention.flex_attention import BlockMask
+
     n = length // BLOCK
     queries = torch.arange(n, device=device)[:, None] * BLOCK  # the first of each block
     keys = torch.arange(n, device=device)[None] * BLOCK
@@ -67,8 +84,9 @@ def visible_blocks(length: int, window: int, device: torch.device) -> BlockMask:
 
 
 @functools.cache
-def _compiled():  # type: ignore[no-untyped-def]
-    """FlexAttention as a kernel of its own for each length and bias."""
-    # Beyond its limit dynamo would go on uncompiled, that is with the whole matrix.
-    torch._dynamo.config.recompile_limit = 256
+def _compiled() -> Any:
+    """FlexAttention as a kernel of its own for each shape and bias."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compile_every_shape()
     return torch.compile(flex_attention, dynamic=False, fullgraph=True)

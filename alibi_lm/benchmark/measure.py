@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from alibi_lm.benchmark.peers import PEERS, check_peers
 from alibi_lm.config import BenchmarkConfig, Config, OptimConfig
+from alibi_lm.errors import UserError
 from alibi_lm.evaluation import score
 from alibi_lm.files import write_atomically
 from alibi_lm.model import Decoder, check_backend
@@ -57,7 +59,7 @@ class Contestant:
 def benchmark(config: BenchmarkConfig) -> list[Speed]:
     """Measure every scheme and peer at every length; results.csv grows length by length."""
     device = resolve_device(config.device)
-    check_peers(config.peers, config.model)
+    check_peers(config.peers, config.positions, config.model)
     for name in config.positions:
         position = build_position(SCHEMES[name][0](), config.model)
         check_backend(config.backend, position, device.type, None, TRAINING in config.phases)
@@ -72,12 +74,14 @@ def benchmark(config: BenchmarkConfig) -> list[Speed]:
     )
     n_rounds = len(config.lengths) * len(config.phases) * (WARM_UP + 1 + config.rounds)
     rows: list[Speed] = []
+    where = environment(device)
     with bar(total=n_rounds * n_contestants, unit="round", desc="benchmark") as progress:
         for length in config.lengths:
             for phase in config.phases:
                 progress.set_postfix_str(f"{phase} {length}")
-                # Built anew for each phase, so that the peak of one holds nothing of the other.
-                rows += _measure(config, device, length, phase, progress.update)
+                rows += _measure(config, device, where, length, phase, progress.update)
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
                 write_atomically(folder / "results.csv", speeds_csv(rows))
     return rows
 
@@ -85,12 +89,21 @@ def benchmark(config: BenchmarkConfig) -> list[Speed]:
 def _measure(
     config: BenchmarkConfig,
     device: torch.device,
+    where: dict[str, Any],
     length: int,
     phase: str,
     advance: Callable[[], object],
 ) -> list[Speed]:
-    """All contestants at one length, in turns."""
-    contestants = list(_contestants(config, length, device))
+    """All contestants at one length, in turns; their models are all held at once."""
+    try:
+        contestants = list(_contestants(config, length, phase, device))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "positions, peers: memory ran out while their models were built, which are measured "
+            "in turns and held together; give fewer at a time, or a smaller model"
+        ) from error
     n_sequences = max(1, config.tokens // length)
     generator = np.random.default_rng(0)
     stream = generator.integers(config.vocab_size, size=n_sequences * length + 1, dtype=np.int64)
@@ -101,8 +114,9 @@ def _measure(
     clock, product = _clock(device), _product(config.dtype, device)
     product_seconds: list[float] = []
     for number in range(WARM_UP + 1 + config.rounds):
-        first = number % len(contestants)  # none always runs after the same other
-        for contestant in contestants[first:] + contestants[:first]:
+        # In another order each time: what runs before leaves caches as it likes.
+        for place in generator.permutation(len(contestants)):
+            contestant = contestants[place]
             if not contestant.out_of_memory:
                 started = clock()
                 try:
@@ -117,6 +131,8 @@ def _measure(
                         raise
                     contestant.out_of_memory = True
                     contestant.optimizer.zero_grad(set_to_none=True)
+                    if device.type == "cuda":
+                        torch.cuda.empty_cache()
                 seconds = clock() - started
                 if number == 0:
                     contestant.first_seconds = seconds
@@ -130,13 +146,13 @@ def _measure(
     measured = 2 * PRODUCT[device.type] ** 3 / statistics.median(product_seconds)
     limit = peak_flops(device, config.dtype) or (measured, "a large product, measured in turns")
     return [
-        _row(config, device, length, phase, c, contestants, n_sequences * length, limit)
+        _row(config, where, length, phase, c, contestants, n_sequences * length, limit)
         for c in contestants
     ]
 
 
 def _contestants(
-    config: BenchmarkConfig, length: int, device: torch.device
+    config: BenchmarkConfig, length: int, phase: str, device: torch.device
 ) -> Iterator[Contestant]:
     """Every scheme of ours, followed by the peers that have it."""
     n_sequences = max(1, config.tokens // length)
@@ -155,10 +171,12 @@ def _contestants(
             backend=config.backend,
             checkpointing=config.checkpointing,
         ).to(device)
-        if config.compile:
+        if config.compile and phase == TRAINING:
             compile_blocks(ours)
         flops, optimizer = ours.training_flops_per_token(length), build_optimizer(ours, run.optim)
-        yield Contestant(OURS, position, ours, run, "", optimizer, flops)
+        with torch.set_grad_enabled(phase == TRAINING):
+            backend = ours.backend(length)
+        yield Contestant(OURS, position, ours, run, backend, optimizer, flops)
         for name in config.peers:
             if position in PEERS[name].positions:
                 peer, backend = PEERS[name].build(config.model, position, config.vocab_size, length)
@@ -170,8 +188,6 @@ def _contestants(
 def _train(contestant: Contestant, stream: np.ndarray, length: int, device: torch.device) -> None:
     """One optimizer update: the real one, on random tokens."""
     model = contestant.model.train()
-    if isinstance(model, Decoder):
-        contestant.backend = model.backend(length)
     inputs, targets = (
         torch.from_numpy(part.reshape(-1, length)).to(device) for part in (stream[:-1], stream[1:])
     )
@@ -186,8 +202,6 @@ def _evaluate(
 
     @torch.inference_mode()
     def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
-        if isinstance(model, Decoder):
-            contestant.backend = model.backend(length)
         with autocast(device, contestant.config.dtype):
             losses: Tensor = model(inputs.to(device), targets.to(device))
         return losses
@@ -246,7 +260,7 @@ def _clock(device: torch.device) -> Callable[[], float]:
 
 def _row(
     config: BenchmarkConfig,
-    device: torch.device,
+    where: dict[str, Any],
     length: int,
     phase: str,
     contestant: Contestant,
@@ -270,7 +284,6 @@ def _row(
     passes = 1.0 if phase == TRAINING else 1 / 3  # forward is a third of forward and backward
     flops = contestant.training_flops_per_token * passes * tokens
     memory = contestant.peak_memory if complete else None
-    where = environment(device)
     return Speed(
         library=contestant.library,
         position=contestant.position,
@@ -292,7 +305,7 @@ def _row(
         limit=limit[1],
         share=flops / seconds / limit[0] if seconds else None,
         first_step_seconds=contestant.first_seconds if complete else None,
-        compile=config.compile and not is_peer,
+        compile=config.compile and phase == TRAINING and not is_peer,
         checkpointing=config.checkpointing and not is_peer,
         n_parameters=sum(p.numel() for p in contestant.model.parameters()),
         vocab_size=config.vocab_size,

@@ -1,7 +1,8 @@
 """Other people's models at the sizes of ours, with random weights: what a user would pick instead.
 
 x-transformers has every scheme; of `transformers` come its nearest models, GPT-NeoX with rotary
-embeddings and BLOOM with ALiBi. Each attends in the fastest way that it offers for its scheme.
+embeddings and BLOOM with ALiBi. Each attends as fast as it does without being compiled. What they
+do otherwise is set as in our models (ReLU, no dropout), but for BLOOM's GELU.
 """
 
 import importlib.metadata
@@ -50,15 +51,25 @@ class Library:
         return importlib.metadata.version(self.package)
 
 
-def check_peers(names: list[str], model: ModelConfig) -> None:
-    """Refuse libraries that are not installed, and sizes that they cannot have."""
+def check_peers(names: list[str], positions: list[str], model: ModelConfig) -> None:
+    """Refuse libraries that are not installed, or cannot have these sizes or any of the schemes."""
     for name in names:
+        if not set(PEERS[name].positions) & set(positions):
+            raise UserError(
+                f"peers: given {name}, which has none of {', '.join(positions)}; it has "
+                f"{', '.join(PEERS[name].positions)}"
+            )
         if importlib.util.find_spec(PEERS[name].package.replace("-", "_")) is None:
             raise UserError(f"peers: given {name}, which is not installed; {INSTALL}")
     if model.d_ff != 4 * model.d_model and names:
         raise UserError(
             f"peers: given {','.join(names)}, whose feed-forward layers are 4 x d_model wide; "
             f"model.d_ff is {model.d_ff} and model.d_model {model.d_model}"
+        )
+    if model.dropout and names:
+        raise UserError(
+            f"peers: given {','.join(names)}, which have no dropout; model.dropout is "
+            f"{model.dropout}, set it to 0"
         )
 
 
@@ -81,6 +92,7 @@ def _x_transformers(
         heads=sizes.n_heads,
         attn_dim_head=sizes.d_model // sizes.n_heads,
         attn_flash=flash,
+        ff_custom_activation=nn.ReLU(),
         **scheme,
     )
     model = x_transformers.TransformerWrapper(
@@ -114,6 +126,8 @@ def _transformers(
                 },
                 max_position_embeddings=length,
                 tie_word_embeddings=True,
+                hidden_act="relu",
+                use_parallel_residual=False,
             )
         )
     else:

@@ -16,6 +16,7 @@ from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.page import page
 from alibi_lm.report.tables import markdown, markdown_report
 from alibi_lm.results import Result, write_csv
+from alibi_lm.speeds import Speed
 
 __all__ = ["summary", "write_report"]
 
@@ -25,14 +26,19 @@ def summary(results: Sequence[Result], published: bool = False) -> str:
     return markdown_report(comparisons(results), published)
 
 
-def write_report(results: Sequence[Result], folder: Path, published: bool = False) -> list[Path]:
+def write_report(
+    results: Sequence[Result],
+    folder: Path,
+    published: bool = False,
+    benchmark: Sequence[Speed] = (),
+) -> list[Path]:
     """Write everything into the folder; returns the paths, the page first.
 
-    published: lay the paper's numbers under ours.
+    published: lay the paper's numbers under ours. benchmark: speeds, for the claim about them.
     """
     if not results:
         raise UserError("there are no rows to report on")
-    analysis = analyse(results)
+    analysis = analyse(results, benchmark)
     groups, named = analysis.groups, analysis.titles
     texts = {
         "report.html": page(analysis, published),

@@ -7,6 +7,7 @@ from alibi_lm.report.claims import Checked, check_claims
 from alibi_lm.report.comparisons import Comparison, Curve, Study, comparisons, titles
 from alibi_lm.report.csv_files import differences_csv, positions_csv
 from alibi_lm.results import Result
+from alibi_lm.speeds import Speed
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,18 @@ class Analysis:
     claims: list[Checked]
     positions_csv: str
     differences_csv: str
+    benchmark: Sequence[Speed]
 
 
-def analyse(results: Sequence[Result]) -> Analysis:
+def analyse(results: Sequence[Result], benchmark: Sequence[Speed] = ()) -> Analysis:
     """Group the results, check the claims, compute differences and loss by position."""
     groups = comparisons(results)
     return Analysis(
         results=results,
         groups=groups,
         titles=titles(group.study for group in groups),
-        claims=check_claims(groups),
+        claims=check_claims(groups, benchmark),
         positions_csv=positions_csv(groups),
         differences_csv=differences_csv(groups),
+        benchmark=benchmark,
     )

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from alibi_lm.report.comparisons import Comparison, Curve, Study
 from alibi_lm.report.differences import Difference, compare
-from alibi_lm.report.published import claimed_on, perplexities, speeds
+from alibi_lm.report.published import claimed_on, perplexities, table_1
 from alibi_lm.report.tables import NEAR, Table, nearest
+from alibi_lm.speeds import OURS, TRAINING, Speed
 
 HOLDS, FAILS, NOT_MEASURED = "holds", "does not hold", "not measured"
 FAR = 16  # the multiple of the training length that the first claims are about
@@ -30,7 +31,9 @@ class Finding:
 
 
 Curves = dict[str, list[Curve]]  # by protocol: "nonoverlapping", "sliding 1", "same_targets"
-Rule = Callable[[Curves], Finding]
+# Speed and memory of training by scheme and length, in whatever units are the same for all.
+Speeds = dict[tuple[str, int], tuple[float, float]]
+Rule = Callable[[Curves, Speeds], Finding]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,6 @@ class Claim:
     rule: str
     check: Rule
     paper_from: int = 0  # the shortest training length that the paper says it of
-    on_paper: Callable[[], Finding] | None = None  # where its numbers are no perplexities
 
 
 @dataclass
@@ -92,7 +94,7 @@ def _known(found: Iterable[Difference | None]) -> list[Difference]:
     return [difference for difference in found if difference is not None]
 
 
-def _holds_up(curves: Curves) -> Finding:
+def _holds_up(curves: Curves, speeds: Speeds) -> Finding:
     evidence = _Evidence()
     flat = math.log(FLAT)
     found = _schemes(curves.get("nonoverlapping", []), "alibi", "sinusoidal", "rotary")
@@ -112,7 +114,7 @@ def _holds_up(curves: Curves) -> Finding:
     return evidence.finding(f"needs ALiBi, sinusoidal and rotary at L and {FAR} L, nonoverlapping")
 
 
-def _shorter_beats(curves: Curves) -> Finding:
+def _shorter_beats(curves: Curves, speeds: Speeds) -> Finding:
     evidence = _Evidence()
     plain = curves.get("nonoverlapping", [])
     trained = {length: curve for length, (curve,) in _schemes(plain, "sinusoidal").items()}
@@ -125,7 +127,7 @@ def _shorter_beats(curves: Curves) -> Finding:
     return evidence.finding("needs ALiBi at L and sinusoidal trained at a longer length")
 
 
-def _in_order(curves: Curves) -> Finding:
+def _in_order(curves: Curves, speeds: Speeds) -> Finding:
     evidence = _Evidence()
     found = _schemes(curves.get("nonoverlapping", []), "alibi", "t5", "rotary")
     for length, three in found.items():
@@ -141,7 +143,7 @@ def _in_order(curves: Curves) -> Finding:
     return evidence.finding("needs ALiBi, T5 and rotary at L and beyond, nonoverlapping")
 
 
-def _early_tokens(curves: Curves) -> Finding:
+def _early_tokens(curves: Curves, speeds: Speeds) -> Finding:
     evidence = _Evidence()
     blocks = _schemes(curves.get("nonoverlapping", []), "alibi")
     slides = _schemes(curves.get("sliding 1", []), "alibi")
@@ -160,7 +162,7 @@ def _early_tokens(curves: Curves) -> Finding:
     return evidence.finding("needs ALiBi at L and beyond, nonoverlapping and sliding with S = 1")
 
 
-def _rises_past(curves: Curves) -> Finding:
+def _rises_past(curves: Curves, speeds: Speeds) -> Finding:
     evidence = _Evidence()
     for length, (alibi,) in _schemes(curves.get("same_targets", []), "alibi").items():
         beyond = max((at for at in alibi.lengths if at > 1.7 * length), default=None)
@@ -173,7 +175,7 @@ def _rises_past(curves: Curves) -> Finding:
     )
 
 
-def _beats_its_window(curves: Curves) -> Finding:
+def _beats_its_window(curves: Curves, speeds: Speeds) -> Finding:
     evidence = _Evidence()
     blocks = curves.get("nonoverlapping", [])
     windowed = {
@@ -191,23 +193,16 @@ def _beats_its_window(curves: Curves) -> Finding:
     return evidence.finding("needs ALiBi beyond L with attention=[full,window], nonoverlapping")
 
 
-def _as_fast(curves: Curves) -> Finding:
-    """Rows hold no speed: scripts/benchmark.py measures it, and its numbers are not read here."""
-    return Finding(NOT_MEASURED, ("results hold no speed or memory of training",))
-
-
-def _as_fast_published() -> Finding:
+def _as_fast(curves: Curves, speeds: Speeds) -> Finding:
     evidence = _Evidence()
-    table = speeds()
-    for position, length in table:
-        if position != "alibi":
+    for position, length in speeds:
+        if position != "alibi" or ("sinusoidal", length) not in speeds:
             continue
-        alibi, sinusoidal = table["alibi", length], table["sinusoidal", length]
-        speed = alibi.train_words_per_second / sinusoidal.train_words_per_second
-        memory = alibi.train_memory_gb / sinusoidal.train_memory_gb
+        (speed, memory), base = speeds["alibi", length], speeds["sinusoidal", length]
+        speed, memory = speed / base[0], memory / base[1]
         line = f"L = {length:,}: speed {speed:.3f}, memory {memory:.3f} of sinusoidal's"
         evidence.add(line, speed >= 0.98 and memory <= 1.01)
-    return evidence.finding("table 1")
+    return evidence.finding("no benchmark with training of alibi and sinusoidal (--speed)")
 
 
 CLAIMS = (
@@ -240,7 +235,6 @@ CLAIMS = (
         "At every training length: ALiBi's training speed is at least 0.98 of sinusoidal's, "
         "measured in turns on one machine, and its peak memory at most 1.01 of it.",
         _as_fast,
-        on_paper=_as_fast_published,
     ),
     Claim(
         "ALiBi's gains past L come from the early token curse.",
@@ -275,17 +269,35 @@ class Checked:
     ours: dict[Study, Finding]
 
 
-def check_claims(groups: dict[Comparison, list[Curve]]) -> list[Checked]:
-    """Every claim on the published numbers and on every study."""
+def check_claims(
+    groups: dict[Comparison, list[Curve]], benchmark: Sequence[Speed] = ()
+) -> list[Checked]:
+    """Every claim on the published numbers, and on every study with the speeds of a benchmark."""
     studies = list(dict.fromkeys(group.study for group in groups))
+    theirs, ours = _of_table_1(), _of_benchmark(benchmark)
     return [
         Checked(
             claim,
-            claim.on_paper() if claim.on_paper else claim.check(_of_paper(claim.paper_from)),
-            {study: claim.check(_of_study(groups, study)) for study in studies},
+            claim.check(_of_paper(claim.paper_from), theirs),
+            {study: claim.check(_of_study(groups, study), ours) for study in studies},
         )
         for claim in CLAIMS
     ]
+
+
+def _of_table_1() -> Speeds:
+    return {
+        key: (line.train_words_per_second, line.train_memory_gb) for key, line in table_1().items()
+    }
+
+
+def _of_benchmark(rows: Sequence[Speed]) -> Speeds:
+    """Of our own models; the speed is relative to `none`, as measured within rounds."""
+    return {
+        (row.position, row.length): (1 / row.time_ratio, row.peak_memory_bytes)
+        for row in rows
+        if (row.library, row.phase) == (OURS, TRAINING) and row.time_ratio and row.peak_memory_bytes
+    }
 
 
 def _of_study(groups: dict[Comparison, list[Curve]], study: Study) -> Curves:

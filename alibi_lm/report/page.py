@@ -24,7 +24,8 @@ from alibi_lm.report.differences import to_the_best
 from alibi_lm.report.figures import drawable, lengths_figure, panel, positions_figure, svg
 from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.published import SOURCE, claimed_on, perplexities
-from alibi_lm.report.tables import Table, lengths_table, notes, paper_table, speeds_table
+from alibi_lm.report.speed import speed_note, speed_table
+from alibi_lm.report.tables import Table, lengths_table, notes, paper_speeds_table, paper_table
 from alibi_lm.results import Result, csv_text
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ def page(analysis: Analysis, published: bool = False) -> str:
         claims=claims,
         metrics=METRICS,
         source=SOURCE,
-        speeds=speeds_table() if published else None,
+        speeds=paper_speeds_table() if published else None,
+        measured=speed_table(analysis.benchmark) if analysis.benchmark else None,
+        measured_note=speed_note(analysis.benchmark) if analysis.benchmark else None,
         downloads={
             "results.csv": _data(csv_text(rows)),
             "loss_by_position.csv": _data(analysis.positions_csv),

@@ -22,7 +22,7 @@ SEED = 1  # of every run of the paper
 
 
 @dataclass(frozen=True)
-class Speed:
+class PaperSpeed:
     """A line of the paper's table 1: one V100, words per second, gigabytes."""
 
     position: str
@@ -52,11 +52,11 @@ def perplexities() -> dict[Comparison, list[Curve]]:
 
 
 @cache
-def speeds() -> dict[tuple[str, int], Speed]:
-    """Table 1 by scheme and length."""
+def table_1() -> dict[tuple[str, int], PaperSpeed]:
+    """Speeds and memory by scheme and length."""
     with (FOLDER / "speed.csv").open(encoding="utf-8") as file:
         lines = [
-            Speed(
+            PaperSpeed(
                 line["position"],
                 int(line["length"]),
                 float(line["train_words_per_second"]),

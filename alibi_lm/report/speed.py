@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from alibi_lm.report.comparisons import NAMES
 from alibi_lm.report.figures import MARKERS, colour
-from alibi_lm.report.published import SOURCE, speeds
+from alibi_lm.report.published import SOURCE, table_1
 from alibi_lm.report.tables import Table
 from alibi_lm.speeds import EVALUATION, OURS, TRAINING, Speed
 
@@ -43,46 +43,57 @@ def _number(value: float | None, form: str) -> str:
 
 
 def speed_note(rows: Sequence[Speed]) -> str:
-    """What the numbers are of."""
+    """What the numbers are of: rows of one call of the benchmark."""
     row = rows[0]
     where = row.cpu if row.device == "cpu" else f"{row.device}; {row.cpu}"
-    limits = sorted(
-        {f"{r.limit_flops_per_second / 1e9:,.0f} GFLOP/s ({r.limit})" for r in rows}
-        if len({r.limit_flops_per_second for r in rows}) == 1
-        else {r.limit for r in rows}
+    limits = _range([r.limit_flops_per_second / 1e9 for r in rows])
+    how = [name for name in ("compile", "checkpointing") if any(getattr(r, name) for r in rows)]
+    code = (
+        f"commit {row.version[:10]}{' with changes' if row.dirty else ''}, " if row.version else ""
     )
     return (
-        f"{row.model}; vocabulary {row.vocab_size:,}; {row.dtype}; steps of {row.tokens:,} tokens "
-        f"(at least one sequence); medians of {row.rounds} rounds in turns. {where}, {row.threads} "
-        f"threads, torch {row.torch}. Limit of the share: {', '.join(limits)}. Peak memory: bytes "
-        "of weights, optimizer state and of all that a step holds at once."
+        f"{row.model}; vocabulary {row.vocab_size:,}; {', '.join([row.dtype, *how])}; steps of "
+        f"{_range([r.tokens for r in rows])} tokens; medians of {row.rounds} rounds in turns. "
+        f"{where}, {row.threads} threads, {code}torch {row.torch}. Limit of the share: {limits} "
+        f"GFLOP/s ({row.limit}). Peak memory: bytes of weights, optimizer state and of all that a "
+        "step holds at once."
     )
 
 
-def speed_figure(rows: Sequence[Speed]) -> "Figure":
-    """Speed in both phases and memory in training, as ratios to sinusoidal; the paper dashed."""
+def _range(values: Sequence[float]) -> str:
+    ends = f"{min(values):,.0f}", f"{max(values):,.0f}"
+    return " to ".join(dict.fromkeys(ends))
+
+
+def speed_figure(rows: Sequence[Speed]) -> "Figure | None":
+    """Speed in both phases and memory in training, as ratios to sinusoidal; the paper dashed.
+
+    None if sinusoidal was not measured.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    paper = speeds()
+    paper = table_1()
     panels = [
         (
             "Training speed",
             _ratios(rows, TRAINING, "tokens_per_second"),
-            _published({key: line.train_words_per_second for key, line in paper.items()}),
+            _related({key: line.train_words_per_second for key, line in paper.items()}),
         ),
         (
             "Evaluation speed",
             _ratios(rows, EVALUATION, "tokens_per_second"),
-            _published({key: line.eval_words_per_second for key, line in paper.items()}),
+            _related({key: line.eval_words_per_second for key, line in paper.items()}),
         ),
         (
             "Peak memory in training",
             _ratios(rows, TRAINING, "peak_memory_bytes"),
-            _published({key: line.train_memory_gb for key, line in paper.items()}),
+            _related({key: line.train_memory_gb for key, line in paper.items()}),
         ),
     ]
     panels = [panel for panel in panels if panel[1]]
+    if not panels:
+        return None
     fig = Figure(figsize=(4.6 * len(panels), 4.0), layout="constrained")
     FigureCanvasAgg(fig)
     for column, (title, ours, theirs) in enumerate(panels, start=1):
@@ -114,10 +125,10 @@ def _ratios(rows: Sequence[Speed], phase: str, column: str) -> dict[str, Points]
             if row.library == OURS and row.phase == phase and row.time_ratio
         }
         values = within if len(within) == len(values) else values
-    return _published(values)
+    return _related(values)
 
 
-def _published(values: dict[tuple[str, int], float]) -> dict[str, Points]:
+def _related(values: dict[tuple[str, int], float]) -> dict[str, Points]:
     """Values by scheme and length, as ratios to sinusoidal's at that length."""
     found: dict[str, Points] = {}
     for (position, length), value in values.items():

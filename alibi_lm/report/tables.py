@@ -12,7 +12,7 @@ from alibi_lm.report.comparisons import (
     several_seeds,
     titles,
 )
-from alibi_lm.report.published import SOURCE, curves_to_compare, speeds
+from alibi_lm.report.published import SOURCE, curves_to_compare, table_1
 
 NEAR = 1.05  # two multiples of the training length are compared if they differ by less
 
@@ -155,7 +155,7 @@ def paper_table(group: Comparison, curves: Sequence[Curve]) -> Table | None:
     return Table(head, body) if body else None
 
 
-def speeds_table() -> Table:
+def paper_speeds_table() -> Table:
     """The paper's table 1."""
     body = [
         [
@@ -165,7 +165,7 @@ def speeds_table() -> Table:
             f"{speed.eval_words_per_second:,.0f}",
             f"{speed.train_memory_gb:.1f}",
         ]
-        for speed in speeds().values()
+        for speed in table_1().values()
     ]
     return Table(["position", "L", "training, words/s", "evaluation, words/s", "GB"], body)
 

@@ -177,6 +177,45 @@ def test_16_bit_gradients_are_as_exact_as_their_rounding(dtype: torch.dtype, for
         assert (got.double() - wanted.double()).abs().max() < 4 * epsilon * size
 
 
+def test_autocast_rounds_no_bias() -> None:
+    q, k, v = (x.bfloat16() for x in qkv(1, 2, 200, 16))
+    numbers = -50 - torch.tensor([[0.7], [0.03]]) * torch.arange(200)  # that bfloat16 cannot hold
+    for bias in (Bias(by_distance=numbers), Bias(by_key=-numbers), Bias(by_key=-numbers, window=9)):
+        with torch.no_grad():
+            for name in able(bias, 200, training=False):
+                wanted = attend(q, k, v, bias, name)
+                with torch.autocast("cpu", torch.bfloat16):
+                    assert torch.equal(attend(q, k, v, bias, name), wanted), name
+
+
+@pytest.mark.parametrize("form", ["none", "key", "distance"])
+def test_autocast_rounds_no_gradient(form: str) -> None:
+    inputs = [x.bfloat16().requires_grad_() for x in qkv(2, 2, 200, 16)]
+    bias = bias_of(form, 2, 200)
+    learned = [x.requires_grad_() for x in (bias.by_distance, bias.by_key) if x is not None]
+    weights = torch.randn(2, 2, 200, 16).bfloat16()
+
+    def gradients(name: str) -> tuple[Tensor, ...]:
+        loss = (attend(*inputs, bias, name) * weights).float().sum()
+        return torch.autograd.grad(loss, [*inputs, *learned])
+
+    for name in able(bias, 200, training=True):
+        wanted = gradients(name)
+        with torch.autocast("cpu", torch.bfloat16):  # forward and backward
+            found = gradients(name)
+        for got, w in zip(found, wanted, strict=True):
+            assert torch.equal(got, w), name
+
+
+def test_queries_and_keys_that_a_scheme_left_in_float32() -> None:
+    q, k, v = qkv(1, 2, 30, 8)
+    for form in FORMS:
+        bias = bias_of(form, 2, 30)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for name in able(bias, 30, training=False):
+                assert attend(q, k, v.bfloat16(), bias, name).dtype == torch.bfloat16
+
+
 LONGEST = 16_384
 # The slopes of 8 and 12 heads are among those of 16.
 SLOPES = torch.tensor(alibi_slopes(16), dtype=torch.float64)

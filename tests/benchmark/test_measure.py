@@ -142,6 +142,14 @@ def test_where_memory_runs_out_the_others_go_on(
     assert read_speeds(tmp_path / "out") == rows
 
 
+def test_where_models_do_not_fit_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_module, "build_optimizer", lambda *_: torch.empty(1 << 60))
+    with pytest.raises(UserError, match="memory ran out while their models were built"):
+        benchmark(config(tmp_path))
+
+
 def test_checkpointing_takes_less_memory(tmp_path: Path) -> None:
     def peak(**changes: object) -> int:
         model = ModelConfig(n_layers=6, n_heads=2, d_model=32, d_ff=128)
@@ -174,7 +182,11 @@ def test_what_cannot_be_measured_is_refused_first(
     refused("backend: given row, but row computes a bias by key", backend="row")
     refused("flex has no gradients on a CPU", backend="flex")
     wide = ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=32)
-    refused("4 x d_model wide; model.d_ff is 32", peers=["transformers"], model=wide)
+    both = {"positions": ["alibi"], "peers": ["transformers"]}
+    refused("4 x d_model wide; model.d_ff is 32", model=wide, **both)
+    drop = ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=64, dropout=0.1)
+    refused("have no dropout; model.dropout is 0.1", model=drop, **both)
+    refused("which has none of none, t5", peers=["transformers"], positions=["none", "t5"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused("not installed; pip install -r requirements-peers.txt", peers=["x-transformers"])
 
@@ -185,6 +197,9 @@ def test_settings_that_cannot_be() -> None:
 
     assert "lengths: given none" in problems(lambda: BenchmarkConfig(lengths=[]))
     assert "each only once" in problems(lambda: BenchmarkConfig(positions=["t5", "t5"]))
+    assert "peers are measured without" in problems(
+        lambda: BenchmarkConfig(compile=True, peers=["transformers"])
+    )
     assert "rounds: given 0" in problems(lambda: BenchmarkConfig(rounds=0))
     assert "even head size" in problems(
         lambda: BenchmarkConfig(model=ModelConfig(d_model=12, n_heads=4))

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from samples import ROW, result
+from samples import ROW, SPEED, result
 
 from alibi_lm.report.claims import CLAIMS, FAILS, HOLDS, NOT_MEASURED, check_claims, claims_table
 from alibi_lm.report.comparisons import comparisons, titles
 from alibi_lm.results import Result
 
-HOLDS_UP, SHORTER, ORDER, SPEED, EARLY, RISES, WINDOW = range(len(CLAIMS))
+HOLDS_UP, SHORTER, ORDER, SPEED_CLAIM, EARLY, RISES, WINDOW = range(len(CLAIMS))
 
 
 def verdicts(results: list[Result]) -> list[str]:
@@ -110,6 +111,35 @@ def test_the_largest_sample_speaks(tmp_path: Path) -> None:
     assert verdicts(made)[RISES] == verdicts(made[::-1])[RISES] == HOLDS
 
 
+@pytest.mark.parametrize(
+    ("time", "memory", "verdict"), [(1.01, 1.005, HOLDS), (1.03, 1.0, FAILS), (1.0, 1.02, FAILS)]
+)
+def test_speed(time: float, memory: float, verdict: str) -> None:
+    """alibi takes `time` and `memory` of sinusoidal's at one length, and the same at another."""
+    bytes_ = {"sinusoidal": 10**8, "alibi": int(memory * 10**8)}
+    rows = [
+        replace(
+            SPEED,
+            position=position,
+            length=length,
+            time_ratio=1.1 * (time if (position, length) == ("alibi", 512) else 1.0),
+            peak_memory_bytes=bytes_[position] if length == 512 else 10**8,
+        )
+        for position in ("sinusoidal", "alibi")
+        for length in (512, 1024)
+    ]
+    others = [
+        replace(SPEED, position="alibi", length=512, time_ratio=9.0, library="x-transformers"),
+        replace(SPEED, position="alibi", length=512, time_ratio=9.0, phase="evaluation"),
+        replace(SPEED, position="alibi", length=4096),  # sinusoidal was not measured there
+    ]
+    checked = check_claims(comparisons([Result(ROW)]), [*rows, *others])[SPEED_CLAIM]
+    (ours,) = checked.ours.values()
+    assert ours.verdict == verdict
+    assert len(ours.evidence) == 2
+    assert f"L = 512: speed {1 / time:.3f}, memory {memory:.3f}" in ours.evidence[0]
+
+
 def test_nothing_measured() -> None:
     assert verdicts([Result(ROW)]) == [NOT_MEASURED] * len(CLAIMS)
 
@@ -120,7 +150,7 @@ def test_the_papers_numbers_fulfil_the_papers_claims() -> None:
     assert (
         "L = 1,024, rise to 12,024: rotary 4.527, T5 1.774, ALiBi 0.965" in papers[ORDER].evidence
     )
-    assert "L = 512: speed 0.993, memory 1.000 of sinusoidal's" in papers[SPEED].evidence
+    assert "L = 512: speed 0.993, memory 1.000 of sinusoidal's" in papers[SPEED_CLAIM].evidence
     assert any("512 at 3,072 / sinusoidal L = 3,072: 0.986" in e for e in papers[SHORTER].evidence)
 
 

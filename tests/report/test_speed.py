@@ -2,45 +2,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from samples import SPEED as ROW
 
 from alibi_lm.errors import UserError
 from alibi_lm.report.speed import speed_figure, speed_note, speed_table
 from alibi_lm.report.tables import markdown
 from alibi_lm.speeds import Speed, read_speeds, speeds_csv
 
-ROW = Speed(
-    library="alibi_lm",
-    position="none",
-    length=512,
-    phase="training",
-    dtype="float32",
-    backend="causal",
-    status="complete",
-    tokens=4096,
-    rounds=5,
-    seconds=0.5,
-    tokens_per_second=8192.0,
-    time_ratio=1.0,
-    time_ratio_to_ours=None,
-    peak_memory_bytes=100 << 20,
-    memory_ratio=1.0,
-    flops_per_second=5e10,
-    limit_flops_per_second=1e11,
-    limit="measured",
-    share=0.5,
-    first_step_seconds=0.7,
-    compile=False,
-    checkpointing=False,
-    n_parameters=1000,
-    vocab_size=2048,
-    model="n_layers=2",
-    device="cpu",
-    cpu="a CPU",
-    threads=2,
-    torch="2.13.0",
-    version="abc",
-    dirty=False,
-)
 OUT = dataclasses.replace(
     ROW,
     position="t5",
@@ -104,11 +72,16 @@ def test_table() -> None:
     assert by_key["training", "t5", "alibi_lm", "512"][5:] == ["OOM", "", "", "", "", ""]
     compiled = speed_table([dataclasses.replace(ROW, compile=True)])
     assert compiled.body[0][-1] == "0.7"
-    assert "a CPU, 2 threads, torch 2.13.0. Limit of the share: 100 GFLOP/s" in speed_note(rows())
+    other = dataclasses.replace(ROW, tokens=5000, limit_flops_per_second=2e11)
+    note = speed_note([ROW, other])
+    assert "steps of 4,096 to 5,000 tokens" in note
+    assert "a CPU, 2 threads, commit abc, torch 2.13.0. Limit of the share: 100 to 200" in note
 
 
 def test_figure_relates_to_sinusoidal_and_lays_the_paper_under() -> None:
+    assert speed_figure([row for row in rows() if row.position != "sinusoidal"]) is None
     figure = speed_figure(rows())
+    assert figure
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["Training speed", "Evaluation speed", "Peak memory in training"]
     training, _, memory = figure.axes
