@@ -118,26 +118,7 @@ def _measure(
         for place in generator.permutation(len(contestants)):
             contestant = contestants[place]
             if not contestant.out_of_memory:
-                started = clock()
-                try:
-                    if number == WARM_UP:
-                        contestant.peak_memory = _held(contestant, phase) + _rise(
-                            rounds[id(contestant)], device
-                        )
-                    else:
-                        rounds[id(contestant)]()
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    contestant.out_of_memory = True
-                    contestant.optimizer.zero_grad(set_to_none=True)
-                    if device.type == "cuda":
-                        torch.cuda.empty_cache()
-                seconds = clock() - started
-                if number == 0:
-                    contestant.first_seconds = seconds
-                if number > WARM_UP:
-                    contestant.seconds.append(seconds)
+                _take_turn(contestant, rounds[id(contestant)], number, phase, device, clock)
             advance()
         started = clock()
         product()
@@ -149,6 +130,35 @@ def _measure(
         _row(config, where, length, phase, c, contestants, n_sequences * length, limit)
         for c in contestants
     ]
+
+
+def _take_turn(
+    contestant: Contestant,
+    action: Callable[[], None],
+    number: int,
+    phase: str,
+    device: torch.device,
+    clock: Callable[[], float],
+) -> None:
+    """Time a round; the one after the warm-up is not timed, its memory is counted instead."""
+    started = clock()
+    try:
+        if number == WARM_UP:
+            contestant.peak_memory = _held(contestant, phase) + _rise(action, device)
+        else:
+            action()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        contestant.out_of_memory = True
+        contestant.optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    seconds = clock() - started
+    if number == 0:
+        contestant.first_seconds = seconds
+    if number > WARM_UP:
+        contestant.seconds.append(seconds)
 
 
 def _contestants(
