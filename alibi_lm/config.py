@@ -19,7 +19,7 @@ from alibi_lm.data.tokenizers import TOKENIZERS, TokenizerConfig
 from alibi_lm.errors import SettingsError
 from alibi_lm.positions import SCHEMES, PositionConfig
 from alibi_lm.protocols import PROTOCOLS
-from alibi_lm.settings import out_of_bounds, setting, unknown
+from alibi_lm.settings import missing, out_of_bounds, setting, unknown
 from alibi_lm.speeds import PHASES
 
 ATTENTION = ("full", "window")
@@ -110,11 +110,7 @@ class EvaluationConfig:
     def problems(self) -> list[str]:
         """There must be something to measure, and what is set must have something to act on."""
         examples = {"protocols": "[sliding]", "lengths": "[64,128]", "attention": "[full,window]"}
-        problems = [
-            f"evaluation.{key}: given none; name at least one, e.g. {example}"
-            for key, example in examples.items()
-            if not getattr(self, key)
-        ]
+        problems = missing(self, examples, "evaluation.")
         sliding = "sliding" in self.protocols
         if sliding and self.stride is None:
             problems.append(
@@ -245,10 +241,7 @@ class BenchmarkConfig:
         """There must be something to measure."""
         problems = out_of_bounds(self) + self.model.problems()
         examples = {"positions": "[none,alibi]", "lengths": "[512]", "phases": "[training]"}
-        for key, example in examples.items():
-            given = getattr(self, key)
-            if not given:
-                problems.append(f"{key}: given none; name at least one, e.g. {example}")
+        problems += missing(self, examples)
         for key in ("positions", "lengths", "phases", "peers"):
             given = getattr(self, key)
             if len(set(given)) < len(given):

@@ -79,9 +79,6 @@ class Row:
         )
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
-
-
 @dataclass(frozen=True)
 class Result:
     """A row, and where the losses of its tokens are, if they are there."""
@@ -189,10 +186,11 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
     write_atomically(path, csv_text(rows))
 
 
-def csv_text(rows: Iterable[Row]) -> str:
-    """The rows as CSV under a line of column names."""
+def csv_text(rows: Iterable[Any], kind: Any = Row) -> str:
+    """The rows, of that dataclass, as CSV under a line of column names."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    columns = [field.name for field in dataclasses.fields(kind)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in rows)
     return text.getvalue()

@@ -74,6 +74,15 @@ def _out_of_bounds(value: Any, bounds: Any) -> str | None:
     return None
 
 
+def missing(config: Any, examples: dict[str, str], prefix: str = "") -> list[str]:
+    """A line for each list in which nothing is given, with what could be."""
+    return [
+        f"{prefix}{key}: given none; name at least one, e.g. {example}"
+        for key, example in examples.items()
+        if not getattr(config, key)
+    ]
+
+
 def unknown(kind: str, given: str, allowed: list[str]) -> str:
     """The line for a name that does not exist: what was given, the nearest name, all names."""
     near = difflib.get_close_matches(given, allowed, n=1)

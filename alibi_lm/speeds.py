@@ -1,7 +1,6 @@
 """Rows of a benchmark: one for each library, scheme, length and phase. No torch, for reports."""
 
 import csv
-import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alibi_lm.errors import UserError
-from alibi_lm.results import COMPLETE, parsed
+from alibi_lm.results import COMPLETE, csv_text, parsed
 
 PHASES = TRAINING, EVALUATION = ("training", "evaluation")
 OURS = "alibi_lm"
@@ -57,16 +56,9 @@ class Speed:
         return self.status == COMPLETE
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Speed))
-
-
 def speeds_csv(rows: Iterable[Speed]) -> str:
     """The rows as CSV under a line of column names."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    return text.getvalue()
+    return csv_text(rows, Speed)
 
 
 def read_speeds(path: Path) -> list[Speed]:

@@ -9,7 +9,7 @@ from samples import ROW
 from alibi_lm.errors import UserError
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import (
-    COLUMNS,
+    csv_text,
     losses_file,
     read_results,
     read_rows,
@@ -23,10 +23,10 @@ BROKEN = dataclasses.replace(
 
 
 def test_the_contract_comes_first() -> None:
-    assert COLUMNS[:16] == (
+    assert csv_text([]).strip().split(",")[:16] == [
         "position", "train_length", "eval_length", "protocol", "stride", "seed", "dataset",
         "split", "tokenizer", "tokens", "words", "bytes", "loss", "ppl", "word_ppl", "bpb",
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
