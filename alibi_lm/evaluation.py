@@ -68,6 +68,17 @@ def score(
     return scored
 
 
+def reader(model: TokenLosses, device: torch.device, dtype: str) -> TokenLosses:
+    """The model as evaluation calls it: on its device, in that dtype, without gradients."""
+
+    @torch.inference_mode()
+    def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return model(inputs.to(device), targets.to(device))
+
+    return losses_of
+
+
 def protocol_batches(
     stream: npt.NDArray[np.unsignedinteger], protocol: Protocol, batch_tokens: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -186,12 +197,6 @@ def _evaluate_into(
     load_weights(model, run.weights)
     head, dirty = commit()
 
-    @torch.inference_mode()
-    def losses_of(window: int | None, inputs: Tensor, targets: Tensor) -> Tensor:
-        with autocast(device, config.dtype):
-            losses: Tensor = model(inputs.to(device), targets.to(device), window)
-        return losses
-
     of_the_run: dict[str, Any] = {
         "position": config.position.name,
         "train_length": config.train_length,
@@ -221,12 +226,12 @@ def _evaluate_into(
         for protocol in missing:
             progress.set_postfix_str(protocol.label)
             started = time.perf_counter()
-            reader = partial(losses_of, protocol.window)
+            losses_of = reader(partial(model, window=protocol.window), device, config.dtype)
             with torch.inference_mode():
                 how = model.backend(protocol.length, protocol.window)
             losses: npt.NDArray[np.float32] | None
             try:
-                losses = score(reader, split.stream, protocol, batch_tokens, progress.update)
+                losses = score(losses_of, split.stream, protocol, batch_tokens, progress.update)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

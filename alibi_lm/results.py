@@ -163,16 +163,22 @@ def read_results(path: Path) -> list[Result]:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file that `write_jsonl` or `write_csv` wrote."""
+    read: list[Row] = read_rows_of(Row, path, "results")
+    return read
+
+
+def read_rows_of(kind: Any, path: Path, what: str) -> list[Any]:
+    """The rows of a CSV or JSON lines file as that dataclass; `what` they are, for the error."""
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".csv":
-            return [Row(**parsed(Row, line)) for line in csv.DictReader(io.StringIO(text))]
-        return [Row(**json.loads(line)) for line in text.splitlines()]
+            return [kind(**_parsed(kind, line)) for line in csv.DictReader(io.StringIO(text))]
+        return [kind(**json.loads(line)) for line in text.splitlines()]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} does not hold rows of results as this version writes them: {error}"
+            f"{path} does not hold rows of {what} as this version writes them: {error}"
         ) from error
 
 
@@ -196,7 +202,7 @@ def csv_text(rows: Iterable[Any], kind: Any = Row) -> str:
     return text.getvalue()
 
 
-def parsed(kind: Any, line: dict[str, str]) -> dict[str, Any]:
+def _parsed(kind: Any, line: dict[str, str]) -> dict[str, Any]:
     """The values of a line of CSV, which knows only text; the dataclass knows the types."""
     read: dict[str, Any] = {
         "int": int,

@@ -1,14 +1,10 @@
 """Rows of a benchmark: one for each library, scheme, length and phase. No torch, for reports."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from alibi_lm.errors import UserError
-from alibi_lm.results import COMPLETE, csv_text, parsed
+from alibi_lm.results import COMPLETE, csv_text, read_rows_of
 
 PHASES = TRAINING, EVALUATION = ("training", "evaluation")
 OURS = "alibi_lm"
@@ -64,14 +60,5 @@ def speeds_csv(rows: Iterable[Speed]) -> str:
 def read_speeds(path: Path) -> list[Speed]:
     """The rows of a benchmark's results.csv, or of the folder that it lies in."""
     path = path / "results.csv" if path.is_dir() else path
-    try:
-        lines: Sequence[dict[str, Any]] = list(
-            csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        )
-        return [Speed(**parsed(Speed, line)) for line in lines]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} does not hold rows of a benchmark as this version writes them: {error}"
-        ) from error
+    read: list[Speed] = read_rows_of(Speed, path, "a benchmark")
+    return read

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alibi_lm.benchmark.peers import PEERS, check_peers
 from alibi_lm.config import BenchmarkConfig, Config, OptimConfig
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation import score
+from alibi_lm.evaluation import reader, score
 from alibi_lm.files import write_atomically
 from alibi_lm.model import Decoder, check_backend
 from alibi_lm.positions import SCHEMES, build_position
@@ -24,7 +24,6 @@ from alibi_lm.progress import bar
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import COMPLETE, OUT_OF_MEMORY
 from alibi_lm.runtime import (
-    autocast,
     environment,
     fail_when_memory_runs_out,
     is_out_of_memory,
@@ -208,14 +207,7 @@ def _evaluate(
     contestant: Contestant, stream: np.ndarray, length: int, device: torch.device
 ) -> None:
     """Score the stream in blocks of the length, as evaluation does."""
-    model = contestant.model.eval()
-
-    @torch.inference_mode()
-    def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
-        with autocast(device, contestant.config.dtype):
-            losses: Tensor = model(inputs.to(device), targets.to(device))
-        return losses
-
+    losses_of = reader(contestant.model.eval(), device, contestant.config.dtype)
     protocol = Protocol("nonoverlapping", length, "validation", stride=length)
     score(losses_of, stream, protocol, batch_tokens=len(stream) - 1)
 
