@@ -29,7 +29,7 @@ format: setup  ## rewrite the sources in the project's style
 clean:  ## remove the virtual environment and the caches, keep the outputs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(VENV)/.installed: requirements.txt requirements-dev.txt requirements-peers.txt pyproject.toml
+$(VENV)/.installed: $(wildcard requirements*.txt) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "alibi_lm needs Python 3.11 to 3.13; '$(PYTHON)' is $$($(PYTHON) -V). Name another: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

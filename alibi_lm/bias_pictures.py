@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alibi_lm.checkpoint import load_weights
 from alibi_lm.config import ModelConfig
 from alibi_lm.errors import UserError
 from alibi_lm.positions import SCHEMES, build_position
@@ -48,7 +47,7 @@ def bias_matrix(source: str, length: int, n_heads: int) -> BiasMatrix:
         run = load_run(folder)
         name = run.config.position.name
         position = build_position(run.config.position, run.config.model)
-        load_weights(position, run.weights, part="position.")
+        run.load_weights(position, part="position.")
         title = f"{NAMES.get(name, name)}, trained at {run.config.train_length:,} ({folder.name})"
     elif source in SCHEMES:
         name = source

@@ -21,13 +21,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from alibi_lm import processes
 from alibi_lm.config import KINDS, Config, ConfigT, from_hydra, register_schemas
 from alibi_lm.errors import SettingsError, UserError
+from alibi_lm.interruption import Interrupted, listen
+from alibi_lm.runtime import is_out_of_memory
 from alibi_lm.settings import unknown, walk
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+# Exit statuses; 128 + the signal's number where the process was asked to stop.
+FAILED = 1  # some runs of a sweep did, or a reproduction differs; a defect's traceback, too
 USAGE_ERROR = 2
-INTERRUPTED = 130
 
 
 def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[ConfigT], Any]) -> None:
@@ -97,16 +101,26 @@ def run_hydra(config_name: str, task: Callable[[DictConfig], None]) -> None:
 def run_cleanly(action: Callable[[], None], kind: type[Any] = Config) -> None:
     """Do it; a user's mistake ends in plain lines on stderr and status 2, never a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
+    listen()
     try:
         action()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except Interrupted as stop:
+        _tell("interrupted: what is done is kept, and the same command goes on from there")
+        sys.exit(stop.status)
     except Exception as error:
         message = explain(error, kind)
         if message is None:
             raise
-        print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        _tell("\n".join(f"error: {line}" for line in message.splitlines()))
         sys.exit(USAGE_ERROR)
+    finally:
+        processes.leave()
+
+
+def _tell(message: str) -> None:
+    """Once for each machine: processes that work together make the same mistakes."""
+    if processes.local_rank() == 0:
+        print(message, file=sys.stderr)
 
 
 def explain(error: Exception, kind: type[Any]) -> str | None:
@@ -119,6 +133,11 @@ def explain(error: Exception, kind: type[Any]) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
         return _explain_setting(error, cause or error, kind)
+    if is_out_of_memory(error):
+        return (
+            "out of memory; try a smaller optim.micro_batch_size in training, a smaller "
+            "evaluation.batch_tokens in evaluation"
+        )
     if isinstance(error, OSError) and error.strerror:
         where = error.filename if error.filename is not None else "a file"
         return f"cannot use {where}: {error.strerror}"

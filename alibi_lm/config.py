@@ -26,6 +26,8 @@ ATTENTION = ("full", "window")
 DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 PEERS = ("x-transformers", "transformers")  # what a benchmark can be asked to measure beside ours
+PARALLEL = ("ddp", "fsdp")
+TRACKING = ("offline", "online", "off")  # offline: kept in the run folder, for `wandb sync`
 BACKEND_MEANING = "how attention is computed; auto: the fastest for the scheme and device"
 
 
@@ -59,7 +61,7 @@ class OptimConfig:
     steps: int = setting(500, "optimizer updates", at_least=1)
     tokens_per_step: int = setting(1024, "tokens per update, whatever the hardware", at_least=1)
     micro_batch_size: int | None = setting(
-        None, "sequences per forward pass; null: all of an update's at once", at_least=1
+        None, "sequences per forward pass; null: all of a process's at once", at_least=1
     )
     lr: float = setting(5e-3, "peak learning rate", above=0)
     min_lr: float = setting(1e-4, "learning rate at the end of the cosine", at_least=0)
@@ -136,6 +138,23 @@ class EvaluationConfig:
 
 
 @dataclass
+class TrackingConfig:
+    """What Weights & Biases is told of a run; metrics.jsonl and results.jsonl hold it anyway."""
+
+    mode: str = setting("offline", "offline needs no account", choices=TRACKING)
+    project: str = setting("alibi_lm", "W&B project")
+    entity: str | None = setting(None, "W&B user or team; null: your default")
+    group: str | None = setting(None, "group of runs; null: the name of the output folder")
+    tags: list[str] = setting([], "tags beside those of scheme, data and length")
+
+    def problems(self) -> list[str]:
+        """A project has a name."""
+        if not self.project:
+            return ["tracking.project: given '', but it must name a W&B project"]
+        return []
+
+
+@dataclass
 class Config:
     """One run: a model, its training, and its evaluation."""
 
@@ -145,6 +164,7 @@ class Config:
     tokenizer: TokenizerConfig = setting(TokenizerConfig, "the tokenizer")
     optim: OptimConfig = setting(OptimConfig, "the training recipe")
     evaluation: EvaluationConfig = setting(EvaluationConfig, "the evaluation")
+    tracking: TrackingConfig = setting(TrackingConfig, "what W&B is told")
     train_length: int = setting(64, "tokens per training sequence (L in the paper)", at_least=1)
     seed: int = setting(0, "decides initial weights, batches and dropout", at_least=0, below=2**32)
     dtype: str = setting("float32", "bfloat16: matrix products under autocast", choices=DTYPES)
@@ -154,6 +174,17 @@ class Config:
     checkpointing: bool = setting(
         False, "keep blocks' inputs alone for the backward pass: less memory, slower"
     )
+    deterministic: bool | None = setting(
+        None, "same numbers on each run of a machine; null: on a CPU yes, on a GPU no"
+    )
+    parallel: str = setting(
+        "ddp",
+        "of several processes (torchrun) each holds the model whole, or a part",
+        choices=PARALLEL,
+    )
+    checkpoint_seconds: float = setting(
+        120.0, "training between checkpoints: the most that a kill can cost", at_least=0
+    )
     output: str = setting("outputs", "folder for runs and for what a sweep writes")
     cache: str = setting("outputs/cache", "folder for token files, shared by runs")
     run: str | None = setting(None, "name of the run folder; null: made from the settings")
@@ -161,7 +192,8 @@ class Config:
     def problems(self) -> list[str]:
         """Everything that cannot be, of each part and between parts."""
         problems = out_of_bounds(self)
-        for part in (self.model, self.data, self.tokenizer, self.optim, self.evaluation):
+        parts = (self.model, self.data, self.tokenizer, self.optim, self.evaluation, self.tracking)
+        for part in parts:
             problems += part.problems()
         for key, value in (("output", self.output), ("cache", self.cache)):
             if not value:
@@ -176,12 +208,21 @@ class Config:
                 f"optim.tokens_per_step: given {self.optim.tokens_per_step}, but it must be a "
                 f"multiple of train_length = {self.train_length}"
             ]
+        return self.sharing_problems(n_processes=1)
+
+    def sharing_problems(self, n_processes: int) -> list[str]:
+        """Why the sequences of a step cannot be shared out among processes and passes."""
+        all_of_them = (
+            f"{self.sequences_per_step} sequences of a step (optim.tokens_per_step / train_length)"
+        )
+        if self.sequences_per_step % n_processes:
+            return [f"{n_processes} processes cannot share the {all_of_them} equally"]
         micro = self.optim.micro_batch_size
-        if micro is not None and self.sequences_per_step % micro:
+        if micro is not None and self.sequences_per_step // n_processes % micro:
+            share = f", {self.sequences_per_step // n_processes} of a process"
             return [
-                f"optim.micro_batch_size: given {micro}, but it must divide the "
-                f"{self.sequences_per_step} sequences of a step (optim.tokens_per_step / "
-                "train_length)"
+                f"optim.micro_batch_size: given {micro}, but it must divide the {all_of_them}"
+                + (share if n_processes > 1 else "")
             ]
         return []
 
@@ -190,10 +231,10 @@ class Config:
         """Sequences of one optimizer update."""
         return self.optim.tokens_per_step // self.train_length
 
-    @property
-    def grad_accum_steps(self) -> int:
-        """Forward passes of one optimizer update."""
-        return self.sequences_per_step // (self.optim.micro_batch_size or self.sequences_per_step)
+    def grad_accum_steps(self, n_processes: int = 1) -> int:
+        """Forward passes of one optimizer update, of each process."""
+        share = self.sequences_per_step // n_processes
+        return share // (self.optim.micro_batch_size or share)
 
 
 @dataclass
@@ -205,6 +246,7 @@ class EvaluateConfig:
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
     backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
     cache: str | None = setting(None, "folder for token files; null: that of the run")
+    tracking: str | None = setting(None, "mode of W&B; null: that of the run", choices=TRACKING)
 
     def problems(self) -> list[str]:
         """Everything that cannot be."""

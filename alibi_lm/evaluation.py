@@ -19,25 +19,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from alibi_lm.checkpoint import load_weights
+from alibi_lm import processes
 from alibi_lm.config import Config, EvaluationConfig
 from alibi_lm.data.tokens import Split, TokenizedCorpus
 from alibi_lm.data.windows import Window
 from alibi_lm.errors import UserError
 from alibi_lm.model import UNSCORED, Decoder, check_backend
 from alibi_lm.positions import build_position
-from alibi_lm.progress import bar, say
+from alibi_lm.progress import bar, logged, say
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import COMPLETE, OUT_OF_MEMORY, Result, Row, metrics
 from alibi_lm.runs import Run, recipe, settings, variant
 from alibi_lm.runtime import (
     autocast,
+    be_deterministic,
     commit,
     fail_when_memory_runs_out,
     is_out_of_memory,
     keep_freed_memory,
     resolve_device,
 )
+from alibi_lm.tracking import NOBODY, Tracker
 from alibi_lm.training import build_model
 
 # (B, T) inputs and (B, T) targets -> (B, T) losses in nats; a target UNSCORED asks for no loss.
@@ -54,15 +56,27 @@ def score(
     """The loss of each target that the protocol scores, in nats, in the order of the text.
 
     stream: (N + 1,), the N targets after the one token before them. `advance` is told how many
-    tokens were read.
+    tokens were read. Several processes take the batches in turns, and all get all losses; where
+    one of them runs out of memory, so do all.
     """
-    n_targets = len(stream) - 1
-    losses = []
-    for inputs, targets in protocol_batches(stream, protocol, batch_tokens):
-        read = losses_of(inputs, targets).float().cpu()
-        losses.append(read[targets != UNSCORED].numpy())
-        advance(inputs.numel())
-    scored = np.concatenate(losses)
+    n_targets, n_processes = len(stream) - 1, processes.count()
+    batches = protocol_batches(stream, protocol, batch_tokens)
+    losses: list[npt.NDArray[np.float32]] = []
+    failure: Exception | None = None
+    try:
+        for inputs, targets in itertools.islice(batches, processes.rank(), None, n_processes):
+            read = losses_of(inputs, targets).float().cpu()
+            losses.append(read[targets != UNSCORED].numpy())
+            advance(inputs.numel() * n_processes)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = error
+    if any(processes.all_of(failure is not None)):
+        raise failure or MemoryError("another process ran out of memory")
+    shares = processes.all_of(losses)
+    turns = itertools.zip_longest(*shares)  # the batches in the order of the text
+    scored = np.concatenate([part for turn in turns for part in turn if part is not None])
     if len(scored) != protocol.scores(n_targets):
         raise AssertionError(f"scored {len(scored)} tokens of {protocol.scores(n_targets)}")
     return scored
@@ -149,6 +163,7 @@ def evaluate_run(
     evaluation: EvaluationConfig,
     device_name: str,
     backend: str,
+    tracker: Tracker = NOBODY,
     label: str = "",
 ) -> list[Result]:
     """The results of a trained run for the wanted evaluation; only those it lacks are computed.
@@ -159,23 +174,28 @@ def evaluate_run(
     split = check_evaluation(evaluation, config.train_length, data)
     wanted = protocols(evaluation, config.train_length)
     device = evaluation_device(config, wanted)
-    with run.lock():
-        missing = missing_results(run, wanted, backend)
+    processes.join()
+    with run.lock(), logged(run.log):
+        missing = processes.by_first(lambda: missing_results(run, wanted, backend))
         if missing:
             batch_tokens = evaluation.batch_tokens
-            _evaluate_into(run, config, data, split, missing, batch_tokens, device, label)
+            _evaluate_into(run, config, data, split, missing, batch_tokens, device, tracker, label)
         else:
             say(f"{label}{run.path} is evaluated already")
-        there = run.results()
+        there = processes.by_first(run.results)
+        if missing:
+            tracker.table([result.row for result in there.values()])
     return [there[protocol] for protocol in wanted]
 
 
-def missing_results(run: Run, wanted: list[Protocol], backend: str) -> list[Protocol]:
-    """What is yet to be measured; where memory ran out before, it is tried again."""
+def missing_results(
+    run: Run, wanted: list[Protocol], backend: str, again: bool = True
+) -> list[Protocol]:
+    """What is yet to be measured; where memory ran out before, by default it is tried again."""
     there = {
         protocol
         for protocol, result in run.results().items()
-        if result.row.status == COMPLETE and backend in ("auto", result.row.backend)
+        if (result.row.status == COMPLETE or not again) and backend in ("auto", result.row.backend)
     }
     return [protocol for protocol in wanted if protocol not in there]
 
@@ -188,13 +208,15 @@ def _evaluate_into(
     missing: list[Protocol],
     batch_tokens: int,
     device: torch.device,
+    tracker: Tracker,
     label: str,
 ) -> None:
     keep_freed_memory()
+    be_deterministic(config.deterministic, device)
     if device.type == "cpu":
         fail_when_memory_runs_out()
     model: Decoder = build_model(config, data).to(device).eval()
-    load_weights(model, run.weights)
+    run.load_weights(model)
     head, dirty = commit()
 
     of_the_run: dict[str, Any] = {
@@ -210,7 +232,7 @@ def _evaluate_into(
         "vocab_size": data.vocab_size,
         "train_tokens": config.optim.steps * config.optim.tokens_per_step,
         "dtype": config.dtype,
-        "device": str(device),
+        "device": device.type,
         "data_hash": data.hash,
         "tokenizer_hash": data.tokenizer_hash,
         "commit": head,
@@ -253,4 +275,6 @@ def _evaluate_into(
             )
             if losses is None:
                 say(f"{label}{protocol.label}: out of memory after {row.seconds:.0f} s; going on")
-            run.add_result(row, losses)
+            if processes.is_first():
+                run.add_result(row, losses)
+            tracker.result(row)

@@ -38,9 +38,21 @@ class Protocol:
     @property
     def label(self) -> str:
         """All of it in one word, as files are named."""
+        return "-".join([self.split, self._kind, str(self.length), *self._window])
+
+    @property
+    def curve(self) -> str:
+        """All but the length: what is one curve over lengths."""
+        return "-".join([self.split, self._kind, *self._window])
+
+    @property
+    def _kind(self) -> str:
         kind = {"sliding": f"sliding{self.stride}", "same_targets": f"same_targets{self.sample}"}
-        words = [self.split, kind.get(self.name, self.name), str(self.length)]
-        return "-".join(words + ([f"window{self.window}"] if self.window else []))
+        return kind.get(self.name, self.name)
+
+    @property
+    def _window(self) -> list[str]:
+        return [f"window{self.window}"] if self.window else []
 
     def windows(self, n_targets: int) -> Iterator[Window]:
         """The windows over a split of that many targets."""

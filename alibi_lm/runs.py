@@ -1,30 +1,40 @@
 """A run folder: one model, how it was made, and what it scored.
 
-    config.yaml  manifest.json  metrics.jsonl  model.safetensors  results.jsonl  losses/*.npy
+    config.yaml  manifest.json  metrics.jsonl  log.txt
+    checkpoints/                 while it is trained
+    model.safetensors            once it is
+    results.jsonl  losses/*.npy  what it scored
+    failed.txt                   why it stopped, if it failed
+    tracking.json  wandb/        its W&B run
 
 The folder's name carries a hash of everything that decides the trained weights (the text itself
-included, not where it lies), so the same settings find the same run again. model.safetensors is
-there only when training is complete.
+included, not where it lies), so the same settings find the same run again.
 """
 
 import hashlib
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 from yaml import YAMLError
 
+from alibi_lm import processes
+from alibi_lm.checkpoint import load_weights
 from alibi_lm.config import Config, from_dict, to_dict
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import UserError
-from alibi_lm.files import write_atomically
+from alibi_lm.files import remove_partial_files, write_atomically
+from alibi_lm.progress import say
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import Result, Row, losses_file, read_results, write_jsonl
 
@@ -35,6 +45,10 @@ CIRCUMSTANCES = (
     "backend",
     "compile",
     "checkpointing",
+    "deterministic",
+    "parallel",
+    "checkpoint_seconds",
+    "tracking",
     "output",
     "cache",
     "run",
@@ -61,9 +75,54 @@ class Run:
         """Whether training is complete."""
         return self.weights.exists()
 
-    def lock(self) -> FileLock:
-        """Held while the run is trained or evaluated, so that two processes never do both."""
-        return FileLock(self.path / ".lock")
+    @property
+    def curve(self) -> Path:
+        """The training curve."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What was said while the run was trained and evaluated."""
+        return self.path / "log.txt"
+
+    @property
+    def failure(self) -> Path:
+        """Why the run stopped; the file exists if it failed when it was last worked on."""
+        return self.path / "failed.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of training states; it exists while training is not complete."""
+        return self.path / "checkpoints"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while the run is trained or evaluated, so that two commands never do both.
+
+        Of several processes that work together, the first holds it for all.
+        """
+        if not processes.is_first():
+            yield
+            return
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            say(f"waiting: another command is working on {self.path}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finish(self, weights: bytes, **facts: Any) -> None:
+        """Keep the trained weights, with how they came about; the run is trained from now on."""
+        self.update_manifest(**facts, weights_sha256=hashlib.sha256(weights).hexdigest())
+        write_atomically(self.weights, weights)
+
+    def load_weights(self, model: nn.Module, part: str = "") -> None:
+        """Read the trained weights into a model or a part of one; see checkpoint.load_weights."""
+        load_weights(model, self.weights, part, self.manifest().get("weights_sha256"))
 
     def manifest(self) -> dict[str, Any]:
         """How the run was made."""
@@ -73,6 +132,11 @@ class Run:
         """Add to how the run was made."""
         manifest = json.dumps(self.manifest() | values, indent=2) + "\n"
         write_atomically(self.path / "manifest.json", manifest)
+
+    def add_session(self, **circumstances: Any) -> None:
+        """Note in the manifest where and by which code the run is trained from now on."""
+        sessions = [*self.manifest().get("sessions", []), circumstances]
+        self.update_manifest(sessions=sessions)
 
     def results(self) -> dict[Protocol, Result]:
         """What the run scored so far, by what was measured."""
@@ -149,6 +213,7 @@ def open_run(config: Config, data: TokenizedCorpus) -> Run:
     path, wanted = run.path, identity(config, data)
     path.mkdir(parents=True, exist_ok=True)
     with run.lock():
+        remove_partial_files(path)
         check_identity(config, data)
         if not (path / "manifest.json").exists():
             write_atomically(path / "config.yaml", OmegaConf.to_yaml(to_dict(config)))

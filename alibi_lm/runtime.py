@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from alibi_lm import processes
 from alibi_lm.errors import UserError
 
 # What plain RuntimeErrors say where torch has no class for it: CPU, C++, CUDA, cuBLAS.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "STATUS_ALLOC_FAILED")
 PACKAGES = ("torch", "numpy", "hydra-core", "tokenizers", "datasets", "safetensors")
+COMMIT = "ALIBI_LM_COMMIT"  # environment variable: the commit, where there is no git (an image)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -27,7 +29,28 @@ def resolve_device(name: str) -> torch.device:
         raise UserError("device: given cuda, but torch sees no GPU; use device=cpu or device=auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.count() > 1:
+        torch.cuda.set_device(processes.local_rank())
+        return torch.device("cuda", processes.local_rank())
     return torch.device(name)
+
+
+def be_deterministic(wanted: bool | None, device: torch.device) -> bool:
+    """Have torch use only operations that give the same numbers on each run; whether it does.
+
+    wanted: None for yes on a CPU, no on a GPU, where they cost more. An operation that has no such
+    form fails and says so.
+    """
+    on = device.type == "cpu" if wanted is None else wanted
+    if on:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # As torch.use_deterministic_algorithms does, without its second of importing the compiler.
+    torch.set_deterministic_debug_mode("error" if on else "default")
+    # Filling what is not yet written finds bugs, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    return on
 
 
 def compile_every_shape() -> None:
@@ -134,7 +157,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """The commit of this checkout and whether tracked files differ from it; None outside git."""
+    """The commit of this checkout and whether tracked files differ from it; None outside git.
+
+    Without git, the commit is what the environment variable ALIBI_LM_COMMIT says.
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -145,7 +171,7 @@ def commit() -> tuple[str | None, bool | None]:
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
-        return None, None
+        return os.environ.get(COMMIT) or None, None
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """Sweeps: Hydra's own multirun over runs, then one report over what they scored.
 
 Every member is composed and checked before the first is trained, so a typo in the last one costs
-nothing. Which launcher runs the members is Hydra's business.
+nothing. Which launcher runs the members is Hydra's business. A member that fails leaves its reason
+in its folder and the others go on; at the end stands what failed and how to run just that again.
 """
 
+import itertools
+import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from alibi_lm import processes
 from alibi_lm.cli import (
     CONFIGS,
+    FAILED,
     check_overrides,
+    explain,
     help_text,
     run_cleanly,
     run_hydra,
@@ -33,10 +40,27 @@ from alibi_lm.evaluation import (
     missing_results,
     protocols,
 )
+from alibi_lm.files import write_atomically
+from alibi_lm.interruption import listen
 from alibi_lm.progress import say
 from alibi_lm.report import summary, write_report
-from alibi_lm.runs import check_identity, find_run, identity
-from alibi_lm.training import train_run, training_batches, training_device
+from alibi_lm.report.tables import Table, markdown
+from alibi_lm.runs import Run, check_identity, find_run, identity
+from alibi_lm.session import train_run, training_batches, training_device
+from alibi_lm.tracking import track
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep, and the words that ask for it."""
+
+    config: Config
+    overrides: list[str]
+
+    @property
+    def run(self) -> Run:
+        """Where it is or would be."""
+        return find_run(self.config, _prepared(self.config))
 
 
 def main(doc: str) -> None:
@@ -55,22 +79,29 @@ def sweep(arguments: list[str]) -> None:
         return
     check_overrides(options.overrides, may_sweep=True)
     members = plan(options.overrides)
-    say(f"{len(members)} {'run' if len(members) == 1 else 'runs'}")
-    check_members(members)
+    total = len(members)
+    say(f"{total} {'run' if total == 1 else 'runs'}")
+    check_members([member.config for member in members])
 
-    def member(values: DictConfig) -> None:
+    def job(values: DictConfig) -> None:
         number = HydraConfig.get().job.num + 1
-        run_member(from_hydra(values, Config), f"[{number}/{len(members)}] ")
+        run_or_note_why_not(from_hydra(values, Config), f"[{number}/{total}] ")
 
     if not options.multirun:
         sys.argv.append("--multirun")
+    launcher_error: Exception | None = None
     try:
-        run_hydra("config", member)
-    finally:
-        report(members)
+        run_hydra("config", job)
+    except Exception as error:  # of the launcher: a member's own is noted in its folder
+        launcher_error = error
+    failed = processes.by_first(lambda: report(members))
+    if launcher_error is not None:
+        raise launcher_error
+    if failed:
+        sys.exit(FAILED)
 
 
-def plan(overrides: list[str]) -> list[Config]:
+def plan(overrides: list[str]) -> list[Member]:
     """Every member of the sweep, in order; a SettingsError if any of them cannot be."""
     register_schemas()
     parser = OverridesParser.create()
@@ -84,7 +115,7 @@ def plan(overrides: list[str]) -> list[Config]:
         members, problems = [], []
         for member in batch:
             try:
-                members.append(from_hydra(compose("config", member), Config))
+                members.append(Member(from_hydra(compose("config", member), Config), member))
             except SettingsError as error:
                 problems += [line for line in error.problems if line not in problems]
     if problems:
@@ -113,27 +144,90 @@ def check_members(members: list[Config]) -> None:
             )
 
 
+def run_or_note_why_not(config: Config, label: str) -> None:
+    """Run a member wherever the launcher put it; if it fails, its folder says why."""
+    listen()
+    run = find_run(config, _prepared(config))
+    try:
+        run_member(config, label)
+    except Exception as error:
+        reason = explain(error, Config) or f"{type(error).__name__}: {error}"
+        say(f"{label}failed: {reason}")
+        if processes.is_first():
+            write_atomically(run.failure, reason + "\n")
+        if processes.count() > 1 and not isinstance(error, UserError):
+            raise SystemExit(FAILED) from error  # the other processes wait for this one
+
+
 def run_member(config: Config, label: str = "") -> None:
     """Train and evaluate one run, each unless it is done."""
     data = _prepared(config)
-    run = train_run(config, data, label)
-    evaluate_run(run, data, config.evaluation, config.device, config.backend, label)
+    with track(config, find_run(config, data).path) as tracker:
+        run = train_run(config, data, tracker, label)
+        evaluate_run(run, data, config.evaluation, config.device, config.backend, tracker, label)
+    if processes.is_first():
+        run.failure.unlink(missing_ok=True)
 
 
-def report(members: list[Config]) -> None:
-    """Print the tables of all members' results and write the report into the output folder."""
-    results = []
-    for config in members:
-        run = find_run(config, _prepared(config))
+def report(members: list[Member]) -> bool:
+    """Print and write the report of what all members scored, and what failed; whether any did."""
+    results, failed = [], []
+    for member in members:
+        config = member.config
         wanted = protocols(config.evaluation, config.train_length)
-        there = run.results()
+        there = member.run.results()
         results += [there[protocol] for protocol in wanted if protocol in there]
-        if missing_results(run, wanted, config.backend):
-            say(f"not complete: {run.path}")
+        if missing_results(member.run, wanted, config.backend, again=False):
+            failed.append(member)
     if results:
-        paths = write_report(results, Path(members[0].output))
+        output = Path(members[0].config.output)
+        rows = output / "results.csv"
+        before = rows.read_bytes() if rows.exists() else b""
+        paths = write_report(results, output)
+        if rows.read_bytes() != before:
+            with track(members[0].config, output, "report") as tracker:
+                tracker.table([result.row for result in results])
+                for path in paths:
+                    if path.suffix == ".png":
+                        tracker.figure(path)
         say("\n" + summary(results) + "\n")
         say("written: " + ", ".join(map(str, paths)))
+    if failed:
+        say("\n" + failures(failed, len(members)))
+    return bool(failed)
+
+
+def failures(failed: list[Member], total: int) -> str:
+    """A table of the members that failed, and the commands that run them again."""
+    body = []
+    for member in failed:
+        run = member.run
+        why = run.failure.read_text() if run.failure.exists() else "it stopped without a word"
+        log = str(run.log) if run.log.exists() else "none"
+        body.append([run.path.name, " ".join(why.split()), log])
+    table = markdown(Table(["run", "why", "log"], body, texts=3), aligned=False)
+    lines = [f"{len(failed)} of {total} runs failed:", "", table, ""]
+    lines += ["to run just these again:", *(f"  {line}" for line in commands(failed))]
+    return "\n".join(lines)
+
+
+def commands(members: list[Member]) -> list[str]:
+    """Commands for these members: one, where they are all combinations of their settings."""
+    choices: dict[str, list[str]] = {}
+    for member in members:
+        for override in member.overrides:
+            key, _, value = override.partition("=")
+            values = choices.setdefault(key, [])
+            if value not in values:
+                values.append(value)
+    combinations = [
+        [f"{key}={value}" for key, value in zip(choices, values, strict=True)]
+        for values in itertools.product(*choices.values())
+    ]
+    wanted = [member.overrides for member in members]
+    if all(combination in wanted for combination in combinations):
+        wanted = [[f"{key}={','.join(values)}" for key, values in choices.items()]]
+    return [shlex.join(["python", "scripts/sweep.py", *overrides]) for overrides in wanted]
 
 
 _OPEN: dict[str, TokenizedCorpus] = {}

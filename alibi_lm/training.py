@@ -1,33 +1,26 @@
-"""Training one model: the loop, the schedule, and the run folder that keeps the result."""
+"""The training recipe: schedule, optimizer, and the loop of updates.
 
-import json
+Batches, dropout and learning rate are functions of (seed, step) alone, so a training that stopped
+goes on from its last whole update as if nothing had been.
+"""
+
 import math
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alibi_lm import processes
 from alibi_lm.attention import leave_uncompiled
-from alibi_lm.checkpoint import save_weights
 from alibi_lm.config import Config, OptimConfig
 from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import UserError
-from alibi_lm.model import Decoder, check_backend
-from alibi_lm.positions import build_position
-from alibi_lm.progress import bar, say
-from alibi_lm.runs import Run, open_run
-from alibi_lm.runtime import (
-    autocast,
-    compile_every_shape,
-    environment,
-    keep_freed_memory,
-    resolve_device,
-)
-
-LOG_EVERY = 10  # steps; a line of metrics.jsonl is the mean over as many
+from alibi_lm.model import Decoder
+from alibi_lm.parallel import gradient_norm, share_rows, sum_gradients
+from alibi_lm.runtime import autocast, compile_every_shape
 
 
 def lr_at(step: int, optim: OptimConfig) -> float:
@@ -62,36 +55,53 @@ def compile_blocks(model: Decoder) -> None:
         block.compile(dynamic=False)
 
 
+@dataclass(frozen=True)
+class Update:
+    """What one optimizer update reports."""
+
+    step: int  # updates completed, this one included
+    loss: float  # mean over all tokens of the update, nats
+    grad_norm: float  # before clipping
+    lr: float
+
+
 def train(
-    model: Decoder,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     batches: Batches,
     config: Config,
     device: torch.device,
-    after_step: Callable[[int, float, float, float], None],
-) -> None:
-    """Run the recipe. `after_step` is told steps completed, loss, gradient norm, learning rate.
+    first: int = 0,
+    before_pass: Callable[[], None] = lambda: None,
+) -> Iterator[Update]:
+    """Run the recipe from the update after `first` completed ones, an Update at a time.
 
-    The loss is the mean over all tokens of the update (nats), however many passes it takes.
+    before_pass: called before each forward pass; where it raises, the unfinished update has
+    changed nothing.
     """
-    optimizer = build_optimizer(model, config.optim)
     model.train()
-    if config.compile:
-        compile_blocks(model)
-    for step in range(config.optim.steps):
+    for step in range(first, config.optim.steps):
         lr = lr_at(step, config.optim)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        # Dropout, too, is a function of (seed, step) alone.
-        torch.manual_seed((config.seed << 32) + step)
-        inputs, targets = (torch.from_numpy(rows).to(device) for rows in batches[step])
-        loss, norm = update(model, optimizer, inputs, targets, config, device)
+        torch.manual_seed(dropout_seed(config.seed, step, processes.rank()))
+        inputs, targets = (share_rows(torch.from_numpy(x)).to(device) for x in batches[step])
+        loss, norm = update(model, optimizer, inputs, targets, config, device, before_pass)
         if not math.isfinite(loss) or not math.isfinite(norm):
+            blocks = ", ".join(map(str, batches.blocks(step)))
             raise UserError(
                 f"training stopped before update {step + 1}: the loss is {loss} and the gradient's "
-                f"norm {norm}; try a smaller optim.lr (now {config.optim.lr}) or a longer "
+                f"norm {norm}, on blocks {blocks} of the training split (block b is the "
+                f"{batches.length} tokens from b x {batches.length} on); the weights before it are "
+                f"kept; try a smaller optim.lr (now {config.optim.lr}) or a longer "
                 f"optim.warmup_steps (now {config.optim.warmup_steps})"
             )
-        after_step(step + 1, loss, norm, lr)
+        yield Update(step + 1, loss, norm, lr)
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """What decides which activations a step drops, in each process others."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def update(
@@ -101,20 +111,25 @@ def update(
     targets: Tensor,
     config: Config,
     device: torch.device,
+    before_pass: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """One optimizer update on the mean loss over all tokens, in grad_accum_steps passes.
 
-    inputs, targets: (B, T). Returns the loss (nats) and the gradient's norm before clipping; if
-    either is not finite, nothing is updated.
+    inputs, targets: (B, T), this process's share. Returns the loss (nats) and the gradient's norm
+    before clipping, both over all processes; if either is not finite, nothing is updated.
     """
     loss = 0.0
-    passes = config.grad_accum_steps
-    for x, y in zip(inputs.chunk(passes), targets.chunk(passes), strict=True):
+    n_processes = processes.count()
+    passes = config.grad_accum_steps(n_processes)
+    pairs = zip(inputs.chunk(passes), targets.chunk(passes), strict=True)
+    for number, (x, y) in enumerate(pairs, start=1):
+        before_pass()
+        sum_gradients(model, in_next_pass=number == passes)
         with autocast(device, config.dtype):
-            part = model(x, y).sum() / targets.numel()
-        part.backward()
+            part = model(x, y).sum() / (targets.numel() * n_processes)
+        (part * n_processes).backward()  # gradients are averaged over the processes
         loss += part.item()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip).item()
+    loss, norm = processes.total(loss), gradient_norm(model, config.optim.grad_clip)
     if math.isfinite(loss) and math.isfinite(norm):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -131,82 +146,3 @@ def build_model(config: Config, data: TokenizedCorpus) -> Decoder:
         config.backend,
         config.checkpointing,
     )
-
-
-def training_device(config: Config) -> torch.device:
-    """The device to train on; a UserError if it is not there or the backend cannot train on it."""
-    device = resolve_device(config.device)
-    position = build_position(config.position, config.model)
-    check_backend(config.backend, position, device.type, window=None, training=True)
-    return device
-
-
-def training_batches(config: Config, data: TokenizedCorpus) -> Batches:
-    """The run's batches, or a UserError if the corpus cannot give them."""
-    return Batches(data.split("train"), config.train_length, config.sequences_per_step, config.seed)
-
-
-def train_run(config: Config, data: TokenizedCorpus, label: str = "") -> Run:
-    """Train the run that the configuration describes, unless that is done."""
-    device = training_device(config)
-    batches = training_batches(config, data)
-    keep_freed_memory()
-    run = open_run(config, data)
-    with run.lock():
-        if run.is_trained:
-            say(f"{label}{run.path} is trained already")
-        else:
-            _train_into(run, data, batches, device, label)
-    return run
-
-
-def _train_into(
-    run: Run, data: TokenizedCorpus, batches: Batches, device: torch.device, label: str
-) -> None:
-    config = run.config
-    model = build_model(config, data).to(device)
-    total = config.optim.steps * config.optim.tokens_per_step
-    say(
-        f"{label}{run.path}: {model.n_parameters:,} parameters, {total:,} tokens in "
-        f"{config.optim.steps} steps of {config.sequences_per_step} x {config.train_length}"
-        + (f" ({config.grad_accum_steps} passes each)" if config.grad_accum_steps > 1 else "")
-    )
-    started = time.perf_counter()
-    recent: list[float] = []
-    first_step: list[float] = []  # seconds; with compile=true, most of them are the compiler's
-    with (
-        (run.path / "metrics.jsonl").open("w", buffering=1) as log,
-        bar(total=total, unit="tok", desc=f"{label}train {config.position.name}") as progress,
-    ):
-
-        def after_step(step: int, loss: float, norm: float, lr: float) -> None:
-            if step == 1:
-                first_step.append(time.perf_counter() - started)
-            recent.append(loss)
-            progress.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            progress.update(config.optim.tokens_per_step)
-            if step % LOG_EVERY == 0 or step == config.optim.steps:
-                tokens = step * config.optim.tokens_per_step
-                line: dict[str, Any] = {
-                    "step": step,
-                    "tokens": tokens,
-                    "loss": sum(recent) / len(recent),
-                    "grad_norm": norm,
-                    "lr": lr,
-                    "seconds": time.perf_counter() - started,
-                }
-                log.write(json.dumps(line) + "\n")
-                recent.clear()
-
-        train(model, batches, config, device, after_step)
-    seconds = time.perf_counter() - started
-    run.update_manifest(
-        environment=environment(device),
-        n_parameters=model.n_parameters,
-        train_tokens=total,
-        backend=model.backend(config.train_length),
-        first_step_seconds=first_step[0],
-        train_seconds=seconds,
-        train_tokens_per_second=total / seconds,
-    )
-    save_weights(model, run.weights)

@@ -11,6 +11,7 @@ Rows are added to results.jsonl in the run folder, token losses to losses/; what
 computed again.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from alibi_lm.cli import main
@@ -20,6 +21,7 @@ from alibi_lm.evaluation import evaluate_run
 from alibi_lm.progress import say
 from alibi_lm.report import summary
 from alibi_lm.runs import check_data, load_run
+from alibi_lm.tracking import track
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -27,7 +29,9 @@ def evaluate(config: EvaluateConfig) -> None:
     run = load_run(Path(config.run))
     data = prepare(run.config.data, run.config.tokenizer, Path(config.cache or run.config.cache))
     check_data(run, data)
-    results = evaluate_run(run, data, config.evaluation, config.device, config.backend)
+    tracking = replace(run.config.tracking, mode=config.tracking or run.config.tracking.mode)
+    with track(replace(run.config, tracking=tracking), run.path) as tracker:
+        results = evaluate_run(run, data, config.evaluation, config.device, config.backend, tracker)
     say("\n" + summary(results))
 
 

@@ -14,12 +14,16 @@ from pathlib import Path
 from alibi_lm.cli import main
 from alibi_lm.config import Config
 from alibi_lm.data.tokens import prepare
-from alibi_lm.training import train_run
+from alibi_lm.runs import find_run
+from alibi_lm.session import train_run
+from alibi_lm.tracking import track
 
 
 def train(config: Config) -> None:
     """Tokenize what is needed, then train."""
-    train_run(config, prepare(config.data, config.tokenizer, Path(config.cache)))
+    data = prepare(config.data, config.tokenizer, Path(config.cache))
+    with track(config, find_run(config, data).path) as tracker:
+        train_run(config, data, tracker)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
 """Small text, small settings and a way to call the scripts, shared by the tests."""
 
+import contextlib
+import multiprocessing
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from alibi_lm.config import Config, EvaluationConfig, ModelConfig, OptimConfig
+from alibi_lm.config import Config, EvaluationConfig, ModelConfig, OptimConfig, TrackingConfig
 from alibi_lm.data.text import TextConfig
 from alibi_lm.data.tokenizers import BpeConfig
 from alibi_lm.positions import SCHEMES
@@ -28,6 +33,7 @@ SMALL = [
     "optim.warmup_steps=2",
     "optim.tokens_per_step=64",
     "evaluation.lengths=[16,40]",
+    "tracking=off",
 ]
 
 
@@ -64,6 +70,7 @@ def small_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
             "evaluation": EvaluationConfig(lengths=[16, 40]),
             "train_length": 16,
             "device": "cpu",
+            "tracking": TrackingConfig(mode="off"),
             "output": str(tmp_path / "out"),
             "cache": str(tmp_path / "cache"),
         }
@@ -90,6 +97,50 @@ def script(text_file: Path, tmp_path: Path) -> Callable[..., subprocess.Complete
         )
 
     return call
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Starts whole runs in real processes, forked from a server that has torch loaded.
+
+    So a kill costs a test a training and not an import.
+    """
+
+    context: Any
+
+    def start(self, config: Config, environment: dict[str, str] | None = None) -> Any:
+        """A process that does with a configuration what a sweep does for each run."""
+        process = self.context.Process(target=_run_member, args=(config, environment or {}))
+        process.start()
+        return process
+
+    def start_together(self, config: Config, count: int = 2) -> list[Any]:
+        """As many processes that do it together, as torchrun starts them."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        ranks = [where | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
+        return [self.start(config, rank) for rank in ranks]
+
+
+def _run_member(config: Config, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    from alibi_lm.sweep import run_member
+
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(Path(os.devnull).open("w"))
+        stack.enter_context(contextlib.redirect_stdout(silent))
+        stack.enter_context(contextlib.redirect_stderr(silent))
+        run_member(config)
+
+
+@pytest.fixture(scope="session")
+def fork() -> Fork:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["alibi_lm.sweep", "torch._dynamo"])  # what training imports
+    return Fork(context)
 
 
 @pytest.fixture

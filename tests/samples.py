@@ -1,13 +1,17 @@
-"""Rows of results and of a benchmark, and results with token losses, for the tests to vary."""
+"""Rows of results and of a benchmark, and results with token losses, for the tests to vary; and
+what a run left behind, to compare."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from alibi_lm.results import Result, Row, losses_file, perplexity
+from alibi_lm.results import Result, Row, losses_file, perplexity, read_results
+from alibi_lm.runs import Run
 from alibi_lm.speeds import Speed
 
 ROW = Row(
@@ -118,3 +122,18 @@ def study(folder: Path, **changes: object) -> list[Result]:
         for seed in (0, 1)
         for length in (64, 128, 256)
     ]
+
+
+def outcome(run: Run) -> dict[str, Any]:
+    """All that a run leaves, but for the time that it took."""
+    metrics = [json.loads(line) for line in run.curve.read_text().splitlines()]
+    for line in metrics:
+        del line["seconds"]
+    rows, losses = [], []
+    results = read_results(run.path) if (run.path / "results.jsonl").exists() else []
+    for result in sorted(results, key=lambda result: result.row.what.label):
+        rows.append(dataclasses.replace(result.row, seconds=0.0))
+        assert result.losses_file is not None
+        losses.append(result.losses_file.read_bytes())
+    weights = run.weights.read_bytes()
+    return {"metrics": metrics, "weights": weights, "rows": rows, "losses": losses}

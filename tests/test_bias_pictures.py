@@ -10,7 +10,7 @@ from alibi_lm.config import Config
 from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import UserError
 from alibi_lm.positions.t5 import t5_buckets
-from alibi_lm.training import train_run
+from alibi_lm.session import train_run
 
 
 def test_alibi_by_name() -> None:

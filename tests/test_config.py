@@ -115,8 +115,8 @@ def test_impossible(overrides: list[str], line: str) -> None:
 def test_derived_sizes() -> None:
     config = composed("optim.tokens_per_step=4096", "optim.micro_batch_size=16")
     assert config.sequences_per_step == 64
-    assert config.grad_accum_steps == 4
-    assert composed().grad_accum_steps == 1
+    assert config.grad_accum_steps() == 4
+    assert composed().grad_accum_steps() == 1
 
 
 def test_seed_zero_is_a_seed() -> None:

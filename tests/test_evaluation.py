@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alibi_lm.checkpoint import load_weights, save_weights
+from alibi_lm.checkpoint import load_weights, pack_weights
 from alibi_lm.config import Config, EvaluationConfig
 from alibi_lm.data.text import TextConfig
 from alibi_lm.data.tokens import prepare
@@ -24,7 +24,8 @@ from alibi_lm.errors import UserError
 from alibi_lm.evaluation import check_evaluation, evaluate_run, protocols, score
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import metrics
-from alibi_lm.training import build_model, train_run
+from alibi_lm.session import train_run
+from alibi_lm.training import build_model
 
 
 def context_sums(inputs: Tensor, targets: Tensor) -> Tensor:
@@ -238,7 +239,7 @@ def test_nonfinite_losses_are_counted_not_skipped(
     load_weights(model, run.weights)
     with torch.no_grad():
         model.embedding.weight[rare] = math.inf
-    save_weights(model, run.weights)
+    run.finish(pack_weights(model))
     (result,) = evaluate_run(run, data, EvaluationConfig(lengths=[8]), "cpu", "auto")
     losses = result.losses()
     assert losses is not None

@@ -18,7 +18,7 @@ from alibi_lm.runs import (
     settings,
     variant,
 )
-from alibi_lm.training import train_run
+from alibi_lm.session import train_run
 
 
 def prepared(config: Config) -> TokenizedCorpus:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -116,12 +117,27 @@ def test_a_failing_member_does_not_take_the_others_along(
     script: Script, on_text: list[str], tmp_path: Path
 ) -> None:
     settings = [a for a in on_text if not a.startswith("optim.warmup")]
-    result = script("sweep", *settings, "optim.warmup_steps=0", "optim.lr=1e20,1e-3", "output=out")
-    assert result.returncode == 2
-    assert "training stopped before update" in result.stderr
-    assert result.stdout.count("not complete: ") == 1
+    swept = ["position=none,alibi", "optim.lr=1e20,1e-3"]
+    result = script("sweep", *settings, "optim.warmup_steps=0", *swept, "output=out")
+    assert result.returncode == 1, result.stderr
     with (tmp_path / "out" / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2
+        assert len(list(csv.DictReader(file))) == 4
+    said = result.stdout[result.stdout.index("2 of 4 runs failed:") :]
+    lines = [line for line in said.splitlines() if line.startswith("| text-")]
+    assert len(lines) == 2
+    for line, position in zip(lines, ("none", "alibi"), strict=True):
+        _, name, why, log, _ = map(str.strip, line.split("|"))
+        assert name.startswith(f"text-{position}-L16-s0-")
+        assert why.startswith("training stopped before update 2: the loss is nan")
+        assert "UserError: training stopped" in (tmp_path / log).read_text()
+    # The command runs just those again, and they fail again.
+    _, command = said.split("to run just these again:\n")
+    words = shlex.split(command)
+    assert words[:2] == ["python", "scripts/sweep.py"]
+    again = script("sweep", *words[2:])
+    assert again.returncode == 1
+    assert again.stdout.startswith("2 runs\n")
+    assert "2 of 2 runs failed:" in again.stdout
 
 
 def test_benchmark(script: Script, tmp_path: Path) -> None:

@@ -30,14 +30,17 @@ class Batches:
 
     def __getitem__(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Inputs and targets of an optimizer step, counted from 0. (B, T), (B, T)."""
-        places = np.arange(step * self.sequences, (step + 1) * self.sequences)
-        blocks = [
-            _order(self.seed, int(place) // self.n_blocks, self.n_blocks)[place % self.n_blocks]
-            for place in places
-        ]
-        starts = np.array(blocks)[:, None] * self.length
+        starts = np.array(self.blocks(step))[:, None] * self.length
         rows = self.stream[starts + np.arange(self.length + 1)].astype(np.int64)
         return rows[:, :-1], rows[:, 1:]
+
+    def blocks(self, step: int) -> list[int]:
+        """The B blocks of an optimizer step; block b starts at token b * length of the stream."""
+        places = range(step * self.sequences, (step + 1) * self.sequences)
+        return [
+            int(_order(self.seed, place // self.n_blocks, self.n_blocks)[place % self.n_blocks])
+            for place in places
+        ]
 
 
 @lru_cache(maxsize=2)

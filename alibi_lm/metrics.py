@@ -1,0 +1,44 @@
+"""metrics.jsonl: the training curve, a line for every few steps, whatever else keeps it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from alibi_lm.errors import UserError
+from alibi_lm.files import write_atomically
+
+Line = dict[str, Any]  # step, tokens, loss, grad_norm, lr, seconds
+
+
+def read_metrics(path: Path) -> list[Line]:
+    """The lines of a training curve. A UserError if there is none or it is damaged."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+class MetricsFile:
+    """The curve of a training that goes on after `step` updates; what came later is cut off."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        there = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in there if line.endswith("\n")]  # a kill may cut the last one
+        write_atomically(path, "".join(x for x in whole if json.loads(x)["step"] <= step))
+        self._file: TextIO = path.open("a", buffering=1)
+
+    def write(self, line: Line) -> None:
+        """Add a line."""
+        self._file.write(json.dumps(line) + "\n")
+
+    def sync(self) -> None:
+        """Have the lines survive a loss of power: before the checkpoint that comes after them."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """No more lines."""
+        self._file.close()

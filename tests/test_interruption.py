@@ -1,0 +1,102 @@
+"""Signals, to real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from samples import outcome
+
+from alibi_lm.runs import load_run
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_a_training_keeps_its_state_and_goes_on_later(
+    on_text: list[str], tmp_path: Path, number: int, status: int
+) -> None:
+    steps = [a for a in on_text if not a.startswith("optim.steps")] + ["optim.steps=500"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *steps, "output=out"]
+
+    def start(*more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command, *more],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    stopped = start("run=stopped")
+    folder = tmp_path / "out" / "runs" / "stopped"
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert stopped.poll() is None
+        time.sleep(0.01)
+    stopped.send_signal(number)
+    _, errors = stopped.communicate(timeout=60)
+    assert stopped.returncode == status
+    assert errors.splitlines()[-1] == (
+        "interrupted: what is done is kept, and the same command goes on from there"
+    )
+    assert "Traceback" not in errors
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+
+    again = start("run=stopped")
+    said, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    assert "going on after step" in said
+    if number == signal.SIGTERM:
+        assert start("run=whole").wait(60) == 0
+        runs = (load_run(tmp_path / "out" / "runs" / name) for name in ("stopped", "whole"))
+        with_stop, without = map(outcome, runs)
+        assert with_stop == without
+
+
+PROGRAM = """
+import os, signal, time
+from alibi_lm.interruption import deferred, listen
+listen()
+with deferred() as asked:
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
+        time.sleep(0.1)
+        print("still here", asked(), flush=True)
+print("not reached")
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "said", "status"),
+    [
+        ("[2]", "still here 2\n", 1),  # the block goes on; Interrupted at its end
+        ("[2, 2]", "still here 2\n", 130),
+        ("[15, 2]", "still here 15\n", 130),
+    ],
+)
+def test_a_second_signal_ends_the_process_at_once(signals: str, said: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("SIGNALS", signals)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == (said, status)
+
+
+def test_a_host_that_handles_a_signal_keeps_it() -> None:
+    program = """
+import signal
+from alibi_lm.interruption import listen
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listen()
+print(signal.getsignal(signal.SIGTERM) == signal.SIG_IGN)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "True\n"
