@@ -15,7 +15,9 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 def sent(workspace: Any) -> Any:
     """What W&B is sent, not what we asked for."""
-    return json.loads(workspace._to_model().model_dump_json())["spec"]
+    return json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))[
+        "section"
+    ]
 
 
 def test_the_workspace_overlays_schemes_over_evaluation_length() -> None:
@@ -27,22 +29,22 @@ def test_the_workspace_overlays_schemes_over_evaluation_length() -> None:
     rows += [replace(row, protocol="sliding", stride=16) for row in rows]
     workspace = build_workspace(rows, "team", "project", "repro")
     spec = sent(workspace)
-    extrapolation, training = spec["section"]["panel_bank_config"]["sections"]
+    extrapolation, training = spec["panelBankConfig"]["sections"]
     plots = [panel["config"] for panel in extrapolation["panels"]]
     assert [plot["metrics"] for plot in plots] == [
         ["extrapolation/validation-nonoverlapping/ppl"],
         ["extrapolation/validation-sliding16/ppl"],
     ]
-    assert {plot["x_axis"] for plot in plots} == {"extrapolation/length"}
+    assert {plot["xAxis"] for plot in plots} == {"extrapolation/length"}
     assert training["panels"][0]["config"]["metrics"] == ["train/loss"]
-    (runs,) = spec["run_sets"]
+    (runs,) = spec["runSets"]
     assert [key["name"] for key in runs["grouping"]] == ["position.value.name"]
     filters = {f["key"]["name"]: f["value"] for f in runs["filters"]["filters"]}
     assert filters == {"jobType": "train", "group": "repro"}
 
     rows.append(replace(ROW, train_length=128))
     spec = sent(build_workspace(rows, "team", "project"))
-    names = [key["name"] for key in spec["run_sets"][0]["grouping"]]
+    names = [key["name"] for key in spec["runSets"][0]["grouping"]]
     assert names == ["position.value.name", "train_length.value"]
 
 
