@@ -193,7 +193,7 @@ def _choices() -> list[str]:
     for entry in OmegaConf.load(CONFIGS / "config.yaml").defaults:
         defaults |= entry if OmegaConf.is_dict(entry) else {}
     lines = []
-    for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
+    for folder in sorted({path.parent for path in CONFIGS.glob("*/*.yaml")}):
         names = sorted(path.stem for path in folder.glob("*.yaml"))
         marked = [f"[{name}]" if name == defaults.get(folder.name) else name for name in names]
         lines.append(f"  {folder.name:<12} {', '.join(marked)}")
