@@ -22,7 +22,7 @@ from alibi_lm.evaluation import evaluate_run
 from alibi_lm.metrics import read_metrics
 from alibi_lm.results import COMPLETE, Result, Row
 from alibi_lm.runs import Run, check_data, load_run
-from alibi_lm.runtime import environment, resolve_device
+from alibi_lm.runtime import differences, environment, resolve_device
 from alibi_lm.session import train_run
 
 # Columns that say where, when and how fast, not what came out.
@@ -59,7 +59,7 @@ def reproduce(folder: Path, output: Path) -> Reproduction:
     not say how it was made.
     """
     original = load_run(folder)
-    sessions = original.manifest().get("sessions")
+    sessions = original.sessions()
     if not sessions:
         raise UserError(f"{folder / 'manifest.json'} does not say how the run was made")
     made = sessions[-1]
@@ -118,9 +118,8 @@ def _circumstances(sessions: list[dict[str, Any]], again: Run) -> Iterator[str]:
     here = environment(resolve_device(again.config.device))
     for number, session in enumerate(sessions, start=1):
         where = f"session {number} of {len(sessions)}" if len(sessions) > 1 else "there"
-        for key, value in here.items():
-            if key != "dirty" and session.get(key) != value:
-                yield f"{key} was {session.get(key)} {where} and is {value} here"
+        for difference in differences(session, here):
+            yield f"{difference} ({where}, here)"
         if session.get("dirty"):
             yield f"the code had changes {where} that were not committed"
 

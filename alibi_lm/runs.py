@@ -133,10 +133,14 @@ class Run:
         manifest = json.dumps(self.manifest() | values, indent=2) + "\n"
         write_atomically(self.path / "manifest.json", manifest)
 
-    def add_session(self, **circumstances: Any) -> None:
-        """Note in the manifest where and by which code the run is trained from now on."""
-        sessions = [*self.manifest().get("sessions", []), circumstances]
-        self.update_manifest(sessions=sessions)
+    def sessions(self) -> list[dict[str, Any]]:
+        """When, where and by which code the run was trained, a part for each time it was begun."""
+        sessions: list[dict[str, Any]] = self.manifest().get("sessions", [])
+        return sessions
+
+    def add_session(self, session: dict[str, Any]) -> None:
+        """Note in the manifest that training begins or goes on."""
+        self.update_manifest(sessions=[*self.sessions(), session])
 
     def results(self) -> dict[Protocol, Result]:
         """What the run scored so far, by what was measured."""

@@ -190,6 +190,15 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What of two environments is not the same, each as `key: there, here`."""
+    return [
+        f"{key}: {there.get(key)}, {value}"
+        for key, value in here.items()
+        if value != there.get(key)
+    ]
+
+
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

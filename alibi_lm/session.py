@@ -25,6 +25,7 @@ from alibi_lm.progress import bar, logged, say
 from alibi_lm.runs import Run, open_run
 from alibi_lm.runtime import (
     be_deterministic,
+    differences,
     environment,
     fail_when_memory_runs_out,
     keep_freed_memory,
@@ -179,14 +180,19 @@ class Session:
             + (f", going on after step {self.step}" if self.step else "")
         )
         if processes.is_first():
-            self.run.add_session(
-                after_step=self.step,
-                started=datetime.now(UTC).isoformat(timespec="seconds"),
-                processes=n_processes,
-                parallel=config.parallel if n_processes > 1 else None,
-                deterministic=self.deterministic,
-                **environment(self.device),
-            )
+            here = environment(self.device) | {
+                "processes": n_processes,
+                "parallel": config.parallel if n_processes > 1 else None,
+                "deterministic": self.deterministic,
+            }
+            before = self.run.sessions()
+            if self.step and (changed := differences(before[-1], here)):
+                say(
+                    "warning: not the same as in the session before, so not bit for bit what it "
+                    f"would have become: {'; '.join(changed)}"
+                )
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            self.run.add_session({"after_step": self.step, "started": started} | here)
         self.tracker.describe(self.facts)
 
     def _elapsed(self) -> float:
