@@ -1,7 +1,7 @@
-"""Being asked to stop: SIGINT (Ctrl-C) and SIGTERM (schedulers, `docker stop`).
+"""Being asked to stop: SIGINT (Ctrl-C), SIGTERM (schedulers, `docker stop`), a host's own signal.
 
 Work stops at once where nothing can be half done, since files are written under other names and
-renamed; training puts it off to the end of a pass, to save the state of its last whole step. A
+renamed; training puts it off to the end of a pass, to save the state of its last whole update. A
 second signal ends the process on the spot. The exit status is 128 + the signal's number.
 """
 
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What a host that runs us may have a handler for: submitit, say, queues a Slurm job again by one.
+HOST_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,42 +30,52 @@ class Interrupted(KeyboardInterrupt):
         return 128 + self.number
 
 
-_asked: int | None = None
-_deferred = False
+_asked = False
 
 
 def listen() -> None:
-    """Handle the signals from now on, except those that the process's host handles itself.
-
-    (submitit, for one, has its own answer to SIGTERM.)
-    """
+    """Handle the signals from now on, except those that the process's host handles itself."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _handle)
+            signal.signal(number, _stop)
 
 
-def _handle(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     global _asked
-    if _asked is not None:
+    if _asked:
         os._exit(128 + number)
-    _asked = number
-    if not _deferred:
-        raise Interrupted(number)
+    _asked = True
+    raise Interrupted(number)
 
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], int | None]]:
     """Put a stop off while the block runs; it gets a function that gives the signal, if any.
 
-    If there was one, the block's end raises Interrupted.
+    Whatever handles that signal, ours or the host's, is called at the block's end.
     """
-    global _deferred
-    _deferred = True
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (*SIGNALS, *HOST_SIGNALS):
+            handler = signal.getsignal(number)
+            if handler is _stop or (number in HOST_SIGNALS and callable(handler)):
+                handlers[number] = handler
+                signal.signal(number, note)
     try:
-        yield lambda: _asked
+        yield lambda: asked[0] if asked else None
     finally:
-        _deferred = False
-    if _asked is not None:
-        raise Interrupted(_asked)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if asked:
+            handler = handlers[signal.Signals(asked[0])]
+            assert callable(handler)
+            handler(asked[0], None)

@@ -37,24 +37,26 @@ def say(message: str) -> None:
     if processes.is_first():
         tqdm.write(message, file=sys.stdout)
         sys.stdout.flush()
-        _write(message)
+    _write(message)
 
 
 @contextmanager
 def logged(file: Path) -> Iterator[None]:
-    """Keep what is said while the block runs in a file too, and the error that ends it."""
+    """Keep what is said while the block runs in a file too, and what ends it before its time."""
     _logs.append(file)
     try:
         yield
-    except BaseException as error:
-        if processes.is_first():
-            _write("".join(traceback.format_exception(error)).rstrip())
+    except Exception as error:
+        _write("".join(traceback.format_exception(error)).rstrip())
+        raise
+    except BaseException as stop:  # asked to stop, by a signal or by what runs us
+        _write(f"stopped: {stop!r}")
         raise
     finally:
         _logs.remove(file)
 
 
 def _write(message: str) -> None:
-    for file in _logs:
+    for file in _logs if processes.is_first() else ():
         with file.open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")

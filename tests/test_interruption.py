@@ -57,9 +57,13 @@ def test_asked_to_stop_a_training_keeps_its_state_and_goes_on_later(
 
 
 PROGRAM = """
-import os, signal, time
+import os, signal, sys, time
 from alibi_lm.interruption import deferred, listen
 listen()
+def of_the_host(number, frame):
+    print("the host's", flush=True)
+    sys.exit(7)
+signal.signal(signal.SIGUSR2, of_the_host)
 with deferred() as asked:
     for number in SIGNALS:
         os.kill(os.getpid(), number)
@@ -75,6 +79,7 @@ print("not reached")
         ("[2]", "still here 2\n", 1),  # the block goes on; Interrupted at its end
         ("[2, 2]", "still here 2\n", 130),
         ("[15, 2]", "still here 15\n", 130),
+        ("[12]", "still here 12\nthe host's\n", 7),
     ],
 )
 def test_a_second_signal_ends_the_process_at_once(signals: str, said: str, status: int) -> None:
