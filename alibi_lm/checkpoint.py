@@ -126,7 +126,10 @@ def _as(parameter: Tensor, value: Tensor) -> Tensor:
 
         assert isinstance(parameter, DTensor)
         on_device = value.to(parameter.device)
-        return distribute_tensor(on_device, parameter.device_mesh, parameter.placements)
+        # Each process has read all of it and takes its part; nothing is sent.
+        return distribute_tensor(
+            on_device, parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
     return value.to(parameter.device)
 
 

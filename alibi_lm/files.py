@@ -2,19 +2,30 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # What is being written is called `.NAME.RANDOM.partial`; a killed process may leave one behind.
 PARTIAL = ".partial"
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have what the system refuses (disk full, folder gone) name the file that it was about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write to a temporary name beside the file, sync, rename, sync the folder.
 
-    An OSError (disk full, folder gone) names the file and leaves what was there as it was.
+    An OSError names the file and leaves what was there as it was.
     """
     data = content.encode() if isinstance(content, str) else content
-    try:
+    with naming(path):
         descriptor, temporary = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL
         )
@@ -31,8 +42,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from alibi_lm.errors import UserError
-from alibi_lm.files import write_atomically
+from alibi_lm.files import naming, write_atomically
 
 Line = dict[str, Any]  # step, tokens, loss, grad_norm, lr, seconds
 
@@ -28,16 +28,18 @@ class MetricsFile:
         there = path.read_text().splitlines(keepends=True) if path.exists() else []
         whole = [line for line in there if line.endswith("\n")]  # a kill may cut the last one
         write_atomically(path, "".join(x for x in whole if json.loads(x)["step"] <= step))
+        self._path = path
         self._file: TextIO = path.open("a", buffering=1)
 
     def write(self, line: Line) -> None:
         """Add a line."""
-        self._file.write(json.dumps(line) + "\n")
+        with naming(self._path):
+            self._file.write(json.dumps(line) + "\n")
 
     def sync(self) -> None:
         """Have the lines survive a loss of power: before the checkpoint that comes after them."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """No more lines."""

@@ -3,11 +3,11 @@
 Of several processes that work together only the first talks.
 """
 
+import contextlib
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def say(message: str) -> None:
     _write(message)
 
 
-@contextmanager
+@contextlib.contextmanager
 def logged(file: Path) -> Iterator[None]:
     """Keep what is said while the block runs in a file too, and what ends it before its time."""
     _logs.append(file)
@@ -58,5 +58,6 @@ def logged(file: Path) -> Iterator[None]:
 
 def _write(message: str) -> None:
     for file in _logs if processes.is_first() else ():
-        with file.open("a", encoding="utf-8") as log:
+        # What cannot be logged, the disk being full, is still said.
+        with contextlib.suppress(OSError), file.open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")

@@ -70,6 +70,18 @@ def test_a_full_disk(script: Script, on_text: list[str], small_disk: Path) -> No
     assert outcome(Run(folder, Config())) == outcome(Run(roomy, Config()))
 
 
+def test_a_disk_that_is_full_before_the_text_is_tokenized(
+    script: Script, on_text: list[str], small_disk: Path
+) -> None:
+    (small_disk / "ballast").write_bytes(bytes(524_288 - 8_192))
+    full = script("prepare", *on_text, f"cache={small_disk}/cache")
+    assert full.returncode == 2
+    last = full.stderr.splitlines()[-1]
+    assert last.startswith(f"error: cannot use {small_disk}/cache/.text-bpe-")
+    assert last.endswith(": No space left on device")
+    assert [path.suffix for path in (small_disk / "cache").iterdir()] == [".lock"]
+
+
 def test_an_output_folder_that_goes(on_text: list[str], tmp_path: Path) -> None:
     steps = [a for a in on_text if not a.startswith("optim.steps")] + ["optim.steps=100000"]
     process = start("train", *steps, "output=out", "checkpoint_seconds=0", folder=tmp_path)

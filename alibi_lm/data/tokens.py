@@ -32,6 +32,7 @@ from alibi_lm.data.tokenizers import (
     pieces,
 )
 from alibi_lm.errors import UserError
+from alibi_lm.files import naming, sync_folder, write_atomically
 from alibi_lm.progress import bar
 
 FORMAT = 1  # raise it when the same text would be written differently
@@ -127,7 +128,7 @@ def _build(
     partial.mkdir()
     try:
         tokenizer = build_tokenizer(config, _text_to_learn_from(corpus, counts, config))
-        tokenizer.save(str(partial / "tokenizer.json"))
+        write_atomically(partial / "tokenizer.json", tokenizer.to_str(pretty=True))
         end = end_id(tokenizer, config.end_token())
         vocab_size = count_ids(tokenizer)
         dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
@@ -137,7 +138,8 @@ def _build(
                 for ids, size in encode(tokenizer, documents(), end, config.ends_lines):
                     stream.append(ids.astype(dtype))
                     progress.update(size)
-            with (partial / f"{split}.npy").open("wb") as file:
+            path = partial / f"{split}.npy"
+            with naming(path), path.open("wb") as file:
                 np.save(file, np.concatenate(stream))
                 file.flush()
                 os.fsync(file.fileno())
@@ -149,8 +151,9 @@ def _build(
             "vocab_size": vocab_size,
             "splits": {split: asdict(count) for split, count in counts.items()},
         }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_atomically(partial / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         partial.replace(folder)
+        sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

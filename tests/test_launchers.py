@@ -1,0 +1,91 @@
+"""Sweeps through Hydra's launchers, and one model in several processes, as a user starts them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+    ],
+    ids=["joblib", "submitit"],
+)
+def test_members_run_elsewhere_and_failures_come_home(
+    script: Script, on_text: list[str], tmp_path: Path, launcher: list[str]
+) -> None:
+    settings = [a for a in on_text if not a.startswith("optim.warmup")]
+    swept = ["optim.warmup_steps=0", "optim.lr=1e20,1e-3", "position=alibi,t5"]
+    done = script("sweep", *launcher, *settings, *swept, "output=out")
+    assert done.returncode == 1, done.stderr
+    assert "2 of 4 runs failed:" in done.stdout
+    assert f"python scripts/sweep.py {' '.join(launcher)}" in done.stdout
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["position"] for row in rows] == ["alibi", "alibi", "t5", "t5"]
+    failed = [path.read_text() for path in (tmp_path / "out").glob("runs/*/failed.txt")]
+    assert len(failed) == 2
+    assert all(text.startswith("training stopped before update 2") for text in failed)
+
+
+def test_a_slurm_job_is_queued_again_when_it_runs_out_of_time() -> None:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose(
+            "config", ["hydra/launcher=slurm", "output=here"], return_hydra_config=True
+        )
+    launcher = config.hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert launcher.max_num_timeout > 0
+    assert launcher.submitit_folder == "here/slurm/%j"
+
+
+def test_torchrun_stopped_and_started_again(on_text: list[str], tmp_path: Path) -> None:
+    steps = [a for a in on_text if not a.startswith("optim.steps")] + ["optim.steps=200"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(ROOT / "scripts" / "train.py"), *steps, "output=out", "run=mine"]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command, "parallel=fsdp"],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    folder = tmp_path / "out" / "runs" / "mine"
+    stopped = start()
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert stopped.poll() is None
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGTERM)
+    _, errors = stopped.communicate(timeout=60)
+    assert stopped.returncode != 0
+    assert errors.count("interrupted: what is done is kept") == 1
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    step = int(checkpoint.name.split("-")[1])
+
+    again = start()
+    said, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert f"in 2 processes, going on after step {step}\n" in said
+    assert said.count("going on after") == 1
+    sessions = json.loads((folder / "manifest.json").read_text())["sessions"]
+    assert [session["processes"] for session in sessions] == [2, 2]
+    assert sessions[1]["parallel"] == "fsdp"
+    assert (folder / "model.safetensors").exists()
