@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
+from alibi_lm.config import register_schemas
+
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -43,6 +45,7 @@ def test_members_run_elsewhere_and_failures_come_home(
 
 
 def test_a_slurm_job_is_queued_again_when_it_runs_out_of_time() -> None:
+    register_schemas()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose(
             "config", ["hydra/launcher=slurm", "output=here"], return_hydra_config=True
