@@ -1,4 +1,6 @@
-# docker build -t alibi_lm . && docker run -v "$PWD/outputs:/app/outputs" alibi_lm
+# docker build -t alibi_lm .
+# mkdir -p outputs
+# docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/outputs:/app/outputs" alibi_lm
 #
 # Python 3.11 to 3.13 work: --build-arg PYTHON=3.13
 ARG PYTHON=3.11

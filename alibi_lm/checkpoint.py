@@ -8,6 +8,7 @@ recognised; the one before it is kept for that case. The tied embedding is one p
 once.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -43,13 +44,17 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, state: State) -> None:
-        """Write a checkpoint; older ones but the last go once it is whole."""
+        """Write a checkpoint. Once it is whole, older ones but the last go.
+
+        Later ones go too: they are damaged, or training would have gone on from them.
+        """
         self.folder.mkdir(exist_ok=True)
         content = save(state.tensors, {"notes": json.dumps(state.notes)})
         name = f"step-{state.step:08d}-{_digest(content)}.safetensors"
-        older = [path for path in self._files() if path.name != name]
+        others = [path for path in self._files() if path.name != name]
+        older = [path for path in others if path.name < f"step-{state.step:08d}"]
         write_atomically(self.folder / name, content)
-        for path in older[: -(KEPT - 1)]:
+        for path in set(others) - set(older[-(KEPT - 1) :]):
             path.unlink(missing_ok=True)
 
     def newest(self) -> State | None:
@@ -66,7 +71,7 @@ class Checkpoints:
         """Remove them all."""
         for path in self._files():
             path.unlink()
-        if self.folder.exists():
+        with contextlib.suppress(OSError):  # gone already, or somebody keeps a file there
             self.folder.rmdir()
 
     def _files(self) -> list[Path]:

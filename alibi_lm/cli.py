@@ -105,22 +105,24 @@ def run_cleanly(action: Callable[[], None], kind: type[Any] = Config) -> None:
     try:
         action()
     except Interrupted as stop:
-        _tell("interrupted: what is done is kept, and the same command goes on from there")
+        if processes.is_first():
+            _tell("interrupted: what is done is kept, and the same command goes on from there")
         sys.exit(stop.status)
     except Exception as error:
         message = explain(error, kind)
         if message is None:
             raise
-        _tell("\n".join(f"error: {line}" for line in message.splitlines()))
+        # Processes that work together make the same mistakes in their settings.
+        if processes.is_first() or not isinstance(error, SettingsError):
+            _tell("\n".join(f"error: {line}" for line in message.splitlines()))
         sys.exit(USAGE_ERROR)
     finally:
         processes.leave()
 
 
 def _tell(message: str) -> None:
-    """Once for each machine: processes that work together make the same mistakes."""
-    if processes.local_rank() == 0:
-        print(message, file=sys.stderr)
+    rank = "" if processes.is_first() else f"[process {processes.rank()}] "
+    print(rank + message, file=sys.stderr)
 
 
 def explain(error: Exception, kind: type[Any]) -> str | None:
@@ -138,6 +140,8 @@ def explain(error: Exception, kind: type[Any]) -> str | None:
             "out of memory; try a smaller optim.micro_batch_size in training, a smaller "
             "evaluation.batch_tokens in evaluation"
         )
+    if isinstance(error, RuntimeError) and "deterministic" in str(error):
+        return f"deterministic: {str(error).splitlines()[0]}; deterministic=false goes without"
     if isinstance(error, OSError) and error.strerror:
         where = error.filename if error.filename is not None else "a file"
         return f"cannot use {where}: {error.strerror}"

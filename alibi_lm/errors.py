@@ -5,6 +5,10 @@ class UserError(Exception):
     """A mistake that the user can mend; the message says what was given and what is allowed."""
 
 
+class NonfiniteError(UserError):
+    """A training whose loss or gradient is no number; every process sees it at the same step."""
+
+
 class SettingsError(UserError):
     """One or more settings that cannot be; one line each."""
 

@@ -183,8 +183,7 @@ def evaluate_run(
         else:
             say(f"{label}{run.path} is evaluated already")
         there = processes.by_first(run.results)
-        if missing:
-            tracker.table([result.row for result in there.values()])
+        tracker.results([result.row for result in there.values()])
     return [there[protocol] for protocol in wanted]
 
 

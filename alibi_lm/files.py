@@ -3,11 +3,13 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # What is being written is called `.NAME.RANDOM.partial`; a killed process may leave one behind.
 PARTIAL = ".partial"
+UMASK = os.umask(0)  # the only way to ask for it
+os.umask(UMASK)
 
 
 @contextmanager
@@ -34,9 +36,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            mask = os.umask(0)  # the only way to ask for it; mkstemp ignores it
-            os.umask(mask)
-            Path(temporary).chmod(0o666 & ~mask)
+            Path(temporary).chmod(0o666 & ~UMASK)  # mkstemp ignores it
             Path(temporary).replace(path)
             sync_folder(path.parent)
         except BaseException:
@@ -48,7 +48,8 @@ def sync_folder(folder: Path) -> None:
     """Have the names in a folder, too, survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # some network file systems refuse it
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

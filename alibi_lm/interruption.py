@@ -5,11 +5,12 @@ renamed; training puts it off to the end of a pass, to save the state of its las
 second signal ends the process on the spot. The exit status is 128 + the signal's number.
 """
 
+import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -30,7 +31,10 @@ class Interrupted(KeyboardInterrupt):
         return 128 + self.number
 
 
+ECHO = 0.5  # seconds in which the same signal is the same request: launchers pass it on as well
+
 _asked = False
+_last: dict[int, float] = {}  # when each signal came
 
 
 def listen() -> None:
@@ -44,13 +48,21 @@ def listen() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     global _asked
+    if _is_echo(number):
+        return
     if _asked:
         os._exit(128 + number)
     _asked = True
     raise Interrupted(number)
 
 
-@contextmanager
+def _is_echo(number: int) -> bool:
+    now = time.monotonic()
+    before, _last[number] = _last.get(number), now
+    return before is not None and now - before < ECHO
+
+
+@contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], int | None]]:
     """Put a stop off while the block runs; it gets a function that gives the signal, if any.
 
@@ -59,7 +71,7 @@ def deferred() -> Iterator[Callable[[], int | None]]:
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if not _is_echo(number) and asked:
             os._exit(128 + number)
         asked.append(number)
 
@@ -70,12 +82,18 @@ def deferred() -> Iterator[Callable[[], int | None]]:
             if handler is _stop or (number in HOST_SIGNALS and callable(handler)):
                 handlers[number] = handler
                 signal.signal(number, note)
+    stopped: Interrupted | None = None
     try:
         yield lambda: asked[0] if asked else None
+    except Interrupted as stop:  # an error, in contrast, goes its own way
+        stopped = stop
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if asked:
-            handler = handlers[signal.Signals(asked[0])]
-            assert callable(handler)
-            handler(asked[0], None)
+    if asked:
+        _last.clear()
+        handler = handlers[signal.Signals(asked[0])]
+        assert callable(handler)
+        handler(asked[0], None)
+    if stopped is not None:  # another of several processes was asked
+        raise stopped

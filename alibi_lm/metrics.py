@@ -25,9 +25,15 @@ class MetricsFile:
     """The curve of a training that goes on after `step` updates; what came later is cut off."""
 
     def __init__(self, path: Path, step: int) -> None:
-        there = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in there if line.endswith("\n")]  # a kill may cut the last one
-        write_atomically(path, "".join(x for x in whole if json.loads(x)["step"] <= step))
+        kept = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except ValueError:  # cut by a kill; lines up to a checkpoint were synced before it
+                break
+            kept.append(line + "\n")
+        write_atomically(path, "".join(kept))
         self._path = path
         self._file: TextIO = path.open("a", buffering=1)
 

@@ -1,16 +1,20 @@
 """Making a run again from its folder, and comparing all that can be the same.
 
 Where `deterministic` (by default on a CPU), the same code, packages, processor and threads give the
-same numbers bit for bit; what differs in those stands beside the verdict.
+same numbers bit for bit; what differs in those stands beside the verdict. Rows are scored with the
+training's threads and the run's own `evaluation.batch_tokens`: those that were scored with others
+may differ in their last digits though the weights do not.
 """
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file
 
@@ -19,12 +23,14 @@ from alibi_lm.config import EvaluationConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation import evaluate_run
+from alibi_lm.files import write_atomically
 from alibi_lm.metrics import read_metrics
 from alibi_lm.results import COMPLETE, Result, Row
 from alibi_lm.runs import Run, check_data, load_run
 from alibi_lm.runtime import differences, environment, resolve_device
 from alibi_lm.session import train_run
 
+VERDICT = "reproduction.json"
 # Columns that say where, when and how fast, not what came out.
 CIRCUMSTANCES = {"seconds", "run", "commit", "dirty", "torch", "device"}
 
@@ -80,15 +86,23 @@ def reproduce(folder: Path, output: Path) -> Reproduction:
     )
     again = train_run(config, data)
     _evaluate(original, again, data)
-    return Reproduction(
+    made_again = Reproduction(
         again, list(_circumstances(sessions, again)), list(_comparisons(original, again))
     )
+    verdict = {
+        "original": str(folder.resolve()),
+        "identical": made_again.identical,
+        "not_the_same": made_again.circumstances,
+        "comparisons": [asdict(comparison) for comparison in made_again.comparisons],
+    }
+    write_atomically(again.path / VERDICT, json.dumps(verdict, indent=2) + "\n")
+    return made_again
 
 
 def _fresh(output: Path, name: str) -> str:
-    """A folder that holds no trained run; one that an interrupted reproduction left is taken up."""
+    """A folder without a verdict; one that an interrupted reproduction left is taken up."""
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(n for n in names if not (output / "runs" / n / "model.safetensors").exists())
+    return next(n for n in names if not (output / "runs" / n / VERDICT).exists())
 
 
 def _complete(run: Run) -> list[Result]:
@@ -152,9 +166,15 @@ def _comparisons(original: Run, again: Run) -> Iterator[Comparison]:
     )
 
 
-def _same(there: Any, here: Any) -> Any:
-    """Whether two values, or each two of arrays, are equal or both no number."""
-    return (there == here) | ((there != there) & (here != here))
+def _same(there: Any, here: Any) -> bool:
+    """Whether two values are equal, or both no number."""
+    return bool(there == here or (there != there and here != here))
+
+
+def _unequal(there: npt.NDArray[Any], here: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Where two arrays differ in any bit."""
+    bits = f"u{there.itemsize}"
+    return np.flatnonzero(there.ravel().view(bits) != here.ravel().view(bits))
 
 
 def _numbers(there: float, here: float) -> str:
@@ -175,8 +195,10 @@ def _first_difference_of_metrics(
 def _first_difference_of_weights(
     there: dict[str, np.ndarray], here: dict[str, np.ndarray]
 ) -> str | None:
+    if surplus := there.keys() ^ here.keys():
+        return f"only one of the two has {', '.join(sorted(surplus))}"
     for name, tensor in there.items():
-        unequal = np.flatnonzero(~_same(tensor, here[name]))
+        unequal = _unequal(tensor, here[name])
         if len(unequal):
             first = int(unequal[0])
             numbers = _numbers(float(tensor.flat[first]), float(here[name].flat[first]))
@@ -196,9 +218,9 @@ def _difference_of_rows(there: Row, here: Row) -> str | None:
 
 def _difference_of_losses(there: Result, here: Result) -> str | None:
     first, second = there.losses(), here.losses()
-    assert first is not None
-    assert second is not None
-    unequal = np.flatnonzero(~_same(first, second))
+    if first is None or second is None:
+        return f"{there.row.what.label} has none here"
+    unequal = _unequal(first, second)
     if not len(unequal):
         return None
     token = int(unequal[0])

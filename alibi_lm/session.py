@@ -124,7 +124,13 @@ class Session:
             )
         if state is None:
             return
-        restore(self.model, self.optimizer, state.tensors)
+        try:
+            restore(self.model, self.optimizer, state.tensors)
+        except (KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{self.checkpoints.folder} does not fit the run ({error}); remove it to train "
+                "from the start"
+            ) from error
         self.step = state.step
         self.recent = state.notes["recent"]
         self.seconds = state.notes["seconds"]

@@ -6,8 +6,10 @@ in its folder and the others go on; at the end stands what failed and how to run
 """
 
 import itertools
+import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from alibi_lm.cli import (
 )
 from alibi_lm.config import Config, from_hydra, register_schemas
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
-from alibi_lm.errors import SettingsError, UserError
+from alibi_lm.errors import NonfiniteError, SettingsError, UserError
 from alibi_lm.evaluation import (
     check_evaluation,
     evaluate_run,
@@ -45,6 +47,7 @@ from alibi_lm.interruption import listen
 from alibi_lm.progress import say
 from alibi_lm.report import summary, write_report
 from alibi_lm.report.tables import Table, markdown
+from alibi_lm.results import Result
 from alibi_lm.runs import Run, check_identity, find_run, identity
 from alibi_lm.session import train_run, training_batches, training_device
 from alibi_lm.tracking import track
@@ -93,7 +96,9 @@ def sweep(arguments: list[str]) -> None:
     try:
         run_hydra("config", job)
     except Exception as error:  # of the launcher: a member's own is noted in its folder
+        say(f"the launcher failed: {type(error).__name__}: {error}")
         launcher_error = error
+    processes.join()
     failed = processes.by_first(lambda: report(members))
     if launcher_error is not None:
         raise launcher_error
@@ -147,16 +152,21 @@ def check_members(members: list[Config]) -> None:
 def run_or_note_why_not(config: Config, label: str) -> None:
     """Run a member wherever the launcher put it; if it fails, its folder says why."""
     listen()
-    run = find_run(config, _prepared(config))
+    run: Run | None = None
     try:
+        run = find_run(config, _prepared(config))
+        if processes.is_first():
+            run.failure.unlink(missing_ok=True)
         run_member(config, label)
     except Exception as error:
         reason = explain(error, Config) or f"{type(error).__name__}: {error}"
         say(f"{label}failed: {reason}")
-        if processes.is_first():
-            write_atomically(run.failure, reason + "\n")
-        if processes.count() > 1 and not isinstance(error, UserError):
-            raise SystemExit(FAILED) from error  # the other processes wait for this one
+        if run is not None and processes.is_first():
+            with suppress(OSError):  # the disk may be full, which is what was said
+                run.path.mkdir(parents=True, exist_ok=True)
+                write_atomically(run.failure, reason + "\n")
+        if processes.count() > 1 and not isinstance(error, NonfiniteError):
+            raise SystemExit(FAILED) from error  # the others wait for this one
 
 
 def run_member(config: Config, label: str = "") -> None:
@@ -165,8 +175,6 @@ def run_member(config: Config, label: str = "") -> None:
     with track(config, find_run(config, data).path) as tracker:
         run = train_run(config, data, tracker, label)
         evaluate_run(run, data, config.evaluation, config.device, config.backend, tracker, label)
-    if processes.is_first():
-        run.failure.unlink(missing_ok=True)
 
 
 def report(members: list[Member]) -> bool:
@@ -174,27 +182,37 @@ def report(members: list[Member]) -> bool:
     results, failed = [], []
     for member in members:
         config = member.config
-        wanted = protocols(config.evaluation, config.train_length)
-        there = member.run.results()
+        run, wanted = member.run, protocols(config.evaluation, config.train_length)
+        try:
+            there = run.results()
+            missing = missing_results(run, wanted, config.backend, again=False)
+        except UserError:  # its rows are damaged, as its failure says
+            there, missing = {}, wanted
         results += [there[protocol] for protocol in wanted if protocol in there]
-        if missing_results(member.run, wanted, config.backend, again=False):
+        if missing or run.failure.exists():
             failed.append(member)
-    if results:
-        output = Path(members[0].config.output)
-        rows = output / "results.csv"
-        before = rows.read_bytes() if rows.exists() else b""
-        paths = write_report(results, output)
-        if rows.read_bytes() != before:
-            with track(members[0].config, output, "report") as tracker:
-                tracker.table([result.row for result in results])
-                for path in paths:
-                    if path.suffix == ".png":
-                        tracker.figure(path)
-        say("\n" + summary(results) + "\n")
-        say("written: " + ", ".join(map(str, paths)))
-    if failed:
-        say("\n" + failures(failed, len(members)))
+    try:
+        if results:
+            _report_on(results, members[0].config)
+    finally:
+        if failed:
+            say("\n" + failures(failed, len(members)))
     return bool(failed)
+
+
+def _report_on(results: list[Result], config: Config) -> None:
+    output = Path(config.output)
+    rows = output / "results.csv"
+    before = rows.read_bytes() if rows.exists() else b""
+    paths = write_report(results, output)
+    if rows.read_bytes() != before:
+        with track(config, output, "report") as tracker:
+            tracker.table([result.row for result in results])
+            for path in paths:
+                if path.suffix == ".png":
+                    tracker.figure(path)
+    say("\n" + summary(results) + "\n")
+    say("written: " + ", ".join(map(str, paths)))
 
 
 def failures(failed: list[Member], total: int) -> str:
@@ -202,7 +220,11 @@ def failures(failed: list[Member], total: int) -> str:
     body = []
     for member in failed:
         run = member.run
-        why = run.failure.read_text() if run.failure.exists() else "it stopped without a word"
+        why = (
+            run.failure.read_text()
+            if run.failure.exists()
+            else "no word of it: killed, or not done yet"
+        )
         log = str(run.log) if run.log.exists() else "none"
         body.append([run.path.name, " ".join(why.split()), log])
     table = markdown(Table(["run", "why", "log"], body, texts=3), aligned=False)
@@ -227,7 +249,10 @@ def commands(members: list[Member]) -> list[str]:
     wanted = [member.overrides for member in members]
     if all(combination in wanted for combination in combinations):
         wanted = [[f"{key}={','.join(values)}" for key, values in choices.items()]]
-    return [shlex.join(["python", "scripts/sweep.py", *overrides]) for overrides in wanted]
+    start = ["python"]
+    if processes.count() > 1:
+        start = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
+    return [shlex.join([*start, "scripts/sweep.py", *overrides]) for overrides in wanted]
 
 
 _OPEN: dict[str, TokenizedCorpus] = {}

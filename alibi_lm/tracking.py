@@ -40,8 +40,11 @@ class Tracker:
     def result(self, row: Row) -> None:
         """Tell one more point of the extrapolation curve."""
 
+    def results(self, rows: Sequence[Row]) -> None:
+        """Tell what of a run's results is yet untold, then all of them as a table."""
+
     def table(self, rows: Sequence[Row]) -> None:
-        """Tell all results as a table."""
+        """Tell results as a table."""
 
     def figure(self, path: Path) -> None:
         """Tell a figure."""
@@ -76,7 +79,24 @@ class WandbTracker(Tracker):
             return
         names = ("loss", "ppl", "word_ppl", "bpb")
         told = {curve_name(row.what.curve, name): getattr(row, name) for name in names}
-        self._try(lambda: self._log({LENGTH: row.eval_length} | told))
+
+        def tell() -> None:
+            labels = self._kept()["told"]
+            if row.what.label not in labels:
+                self._log({LENGTH: row.eval_length} | told, told=[*labels, row.what.label])
+
+        self._try(tell)
+
+    def results(self, rows: Sequence[Row]) -> None:
+        """A kill may have come between a result and its telling."""
+
+        def tell() -> None:
+            for row in rows:
+                self.result(row)
+            if rows and self._kept()["rows"] != len(rows):
+                self.table(rows)
+
+        self._try(tell)
 
     def table(self, rows: Sequence[Row]) -> None:
         """A table of W&B's own, with the columns of results.csv."""
@@ -86,7 +106,7 @@ class WandbTracker(Tracker):
 
             columns: list[str | int] = list(asdict(rows[0]))
             data = [list(asdict(row).values()) for row in rows]
-            self._log({"results": wandb.Table(columns=columns, data=data)})
+            self._log({"results": wandb.Table(columns=columns, data=data)}, rows=len(rows))
 
         self._try(tell)
 
@@ -103,13 +123,15 @@ class WandbTracker(Tracker):
     def close(self, status: int) -> None:
         """Write out, or send, what is left."""
         if self.run is not None:
+            self.works = True  # whatever failed before, W&B must not think that it goes on
             self._try(lambda: self.run.finish(exit_code=status))
 
-    def _log(self, values: dict[str, Any], step: int | None = None) -> None:
+    def _log(self, values: dict[str, Any], step: int | None = None, **told: Any) -> None:
+        """Tell values at a step, by default the next; keep that step and what else was told."""
         run, kept = self._run(), self._kept()
         step = kept["step"] + 1 if step is None else step
         if step > kept["step"]:
-            write_atomically(self._file, json.dumps(kept | {"step": step}) + "\n")
+            write_atomically(self._file, json.dumps(kept | {"step": step} | told) + "\n")
             run.log(values, step=step)
 
     def _run(self) -> Any:
@@ -131,13 +153,13 @@ class WandbTracker(Tracker):
             tags=self._tags(),
             config=to_dict(config) if self.job_type == "train" else None,
             id=self._kept()["id"],
-            resume="allow" if tracking.mode == "online" else None,
+            resume="allow",
+            reinit="finish_previous",
             dir=str(self.folder),
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(silent=True, console="off", finish_timeout=60),
         )
         run.define_metric(LENGTH, hidden=True)
         run.define_metric("extrapolation/*", step_metric=LENGTH)
-        run.define_metric("train/*")
         return run
 
     def _tags(self) -> list[str]:
@@ -150,9 +172,9 @@ class WandbTracker(Tracker):
         return self.folder / "tracking.json"
 
     def _kept(self) -> dict[str, Any]:
-        """The W&B run's id, and the last step that it was told."""
+        """The W&B run's id, and what it was told: the last step, results, rows of the table."""
         if not self._file.exists():
-            new = {"id": secrets.token_hex(4), "step": 0}
+            new = {"id": secrets.token_hex(4), "step": 0, "told": [], "rows": 0}
             write_atomically(self._file, json.dumps(new) + "\n")
         kept: dict[str, Any] = json.loads(self._file.read_text())
         return kept

@@ -17,7 +17,7 @@ from alibi_lm.attention import leave_uncompiled
 from alibi_lm.config import Config, OptimConfig
 from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus
-from alibi_lm.errors import UserError
+from alibi_lm.errors import NonfiniteError
 from alibi_lm.model import Decoder
 from alibi_lm.parallel import gradient_norm, share_rows, sum_gradients
 from alibi_lm.runtime import autocast, compile_every_shape
@@ -89,7 +89,7 @@ def train(
         loss, norm = update(model, optimizer, inputs, targets, config, device, before_pass)
         if not math.isfinite(loss) or not math.isfinite(norm):
             blocks = ", ".join(map(str, batches.blocks(step)))
-            raise UserError(
+            raise NonfiniteError(
                 f"training stopped before update {step + 1}: the loss is {loss} and the gradient's "
                 f"norm {norm}, on blocks {blocks} of the training split (block b is the "
                 f"{batches.length} tokens from b x {batches.length} on); the weights before it are "

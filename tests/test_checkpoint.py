@@ -112,7 +112,12 @@ def test_the_last_two_are_kept_and_the_newest_whole_one_is_used(
         assert torch.equal(state.tensors["x"], torch.full((100,), 2.0))
         assert f"warning: {files[-1]} is damaged" in capsys.readouterr().out
         files[-1].write_bytes(newest)
-    for file in files:
+    # Going on from 2, the damaged one of step 30 goes, and 2 stays until 3 is followed.
+    files[-1].write_bytes(b"")
+    checkpoints.save(State(3, {"x": torch.zeros(100)}, {}))
+    steps = [file.name.split("-")[1] for file in sorted((tmp_path / "checkpoints").iterdir())]
+    assert steps == ["00000002", "00000003"]
+    for file in (tmp_path / "checkpoints").iterdir():
         file.write_bytes(b"")
     assert checkpoints.newest() is None
     checkpoints.clear()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Fork
@@ -30,6 +31,11 @@ def start(name: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def finish(process: Any) -> None:
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def wait_for(process: subprocess.Popen[str], there: Callable[[], object]) -> None:
@@ -132,7 +138,7 @@ def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(
 ) -> None:
     config = small_config("t5", optim=OPTIM, checkpoint_seconds=0)
     whole = replace(config, output=str(tmp_path / "whole"))
-    assert fork.start(whole).join(60) is None
+    finish(fork.start(whole))
     (folder,) = (tmp_path / "whole" / "runs").iterdir()
     wanted = outcome(Run(folder, whole))
     for damage in ("truncated", "altered", "both"):
@@ -152,7 +158,7 @@ def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(
         if damage == "both":
             for path in there:
                 path.write_bytes(b"")
-        assert fork.start(damaged).join(60) is None
+        finish(fork.start(damaged))
         (folder,) = (tmp_path / damage / "runs").iterdir()
         assert outcome(Run(folder, damaged)) == wanted
         said = (folder / "log.txt").read_text()

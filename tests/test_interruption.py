@@ -67,30 +67,51 @@ signal.signal(signal.SIGUSR2, of_the_host)
 with deferred() as asked:
     for number in SIGNALS:
         os.kill(os.getpid(), number)
-        time.sleep(0.1)
+        time.sleep(PAUSE)
         print("still here", asked(), flush=True)
 print("not reached")
 """
 
 
 @pytest.mark.parametrize(
-    ("signals", "said", "status"),
+    ("signals", "pause", "said", "status"),
     [
-        ("[2]", "still here 2\n", 1),  # the block goes on; Interrupted at its end
-        ("[2, 2]", "still here 2\n", 130),
-        ("[15, 2]", "still here 15\n", 130),
-        ("[12]", "still here 12\nthe host's\n", 7),
+        ("[2]", 0.6, "still here 2\n", 1),  # the block goes on; Interrupted at its end
+        ("[2, 2]", 0.6, "still here 2\n", 130),
+        ("[2, 2]", 0.1, "still here 2\nstill here 2\n", 1),  # launchers pass it on as well,
+        ("[15, 2]", 0.1, "still here 15\n", 130),
+        ("[12]", 0.6, "still here 12\nthe host's\n", 7),
     ],
 )
-def test_a_second_signal_ends_the_process_at_once(signals: str, said: str, status: int) -> None:
+def test_a_second_signal_ends_the_process_at_once(
+    signals: str, pause: float, said: str, status: int
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("SIGNALS", signals)],
+        [sys.executable, "-c", PROGRAM.replace("SIGNALS", signals).replace("PAUSE", str(pause))],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert (done.stdout, done.returncode) == (said, status)
+
+
+def test_an_error_while_the_state_is_saved_is_not_taken_for_a_stop() -> None:
+    program = """
+import os, signal
+from alibi_lm.interruption import Interrupted, deferred, listen
+listen()
+with deferred() as asked:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Interrupted(asked())
+    except Interrupted:
+        raise OSError("disk full")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stderr.endswith("OSError: disk full\n")
 
 
 def test_a_host_that_handles_a_signal_keeps_it() -> None:

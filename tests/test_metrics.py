@@ -22,6 +22,10 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
     file.write({"step": 30, "loss": 0.5})
     file.close()
     assert read_metrics(path)[-1] == {"step": 30, "loss": 0.5}
+    with path.open("ab") as zeros:  # a loss of power
+        zeros.write(bytes(100) + b"\n")
+    MetricsFile(path, 30).close()
+    assert [line["step"] for line in read_metrics(path)] == [10, 20, 30]
     MetricsFile(path, 0).close()
     assert read_metrics(path) == []
 

@@ -52,6 +52,9 @@ def test_all_of_it_again_bit_for_bit(trained: Run, tmp_path: Path) -> None:
         "results.jsonl",
         "losses/",
     ]
+    verdict = json.loads((made.again.path / "reproduction.json").read_text())
+    assert verdict["identical"] is True
+    assert len(verdict["comparisons"]) == 4
     # A second time in another folder, as the first is taken.
     assert reproduce(trained.path, tmp_path / "again").again.path.name.endswith("-2")
 

@@ -138,6 +138,15 @@ def test_a_failing_member_does_not_take_the_others_along(
     assert again.returncode == 1
     assert again.stdout.startswith("2 runs\n")
     assert "2 of 2 runs failed:" in again.stdout
+    # A member whose rows are damaged fails, and the report is that of the rest.
+    (damaged,) = (tmp_path / "out" / "runs").glob("text-none-*/results.jsonl")
+    damaged.write_text("{")
+    result = script("sweep", *settings, "optim.warmup_steps=0", *swept, "output=out")
+    assert result.returncode == 1, result.stderr
+    assert "3 of 4 runs failed:" in result.stdout
+    assert f"| {damaged.relative_to(tmp_path)} does not hold rows of results" in result.stdout
+    with (tmp_path / "out" / "results.csv").open() as file:
+        assert {row["position"] for row in csv.DictReader(file)} == {"alibi"}
 
 
 def test_benchmark(script: Script, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_curves_of_training_and_of_extrapolation(offline: Config) -> None:
     found = read(run.path)
     ((told, config),) = found["runs"]
     assert (told.project, told.run_group, told.job_type) == ("alibi_lm", "out", "train")
+    assert told.resume  # or `wandb sync` would put the next part in its place
     assert set(told.tags) == {"t5", "text", "L16", "mine"}
     assert told.display_name == run.path.name
     assert config["position"]["name"] == "t5"
@@ -83,6 +84,38 @@ def test_a_run_that_goes_on_goes_on_with_its_curve(offline: Config) -> None:
     assert [line[LENGTH] for line in history if LENGTH in line] == [16, 30]
     steps = [line["_step"] for line in history]
     assert steps == sorted(set(steps))
+
+
+def test_a_result_whose_telling_a_kill_prevented_is_told_later(offline: Config) -> None:
+    run = work(offline, [16])
+    kept = json.loads((run.path / "tracking.json").read_text())
+    assert kept["told"] == ["validation-nonoverlapping-16"]
+    data = prepare(offline.data, offline.tokenizer, Path(offline.cache))
+    evaluate_run(run, data, EvaluationConfig(lengths=[16, 40]), "cpu", "auto")
+    work(offline, [16, 40])
+    history = read(run.path)["history"]
+    assert [line[LENGTH] for line in history if LENGTH in line] == [16, 40]
+
+
+def test_a_member_after_one_that_wandb_failed_has_a_run_of_its_own(
+    offline: Config, small_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = prepare(offline.data, offline.tokenizer, Path(offline.cache))
+    runs = []
+    for config in (offline, replace(offline, seed=1)):
+        with track(config, find_run(config, data).path) as tracker:
+            run = train_run(config, data, tracker)
+            if not runs:  # the file that keeps what was told goes amid the run
+                (run.path / "tracking.json").unlink()
+                (run.path / "tracking.json").mkdir()
+            evaluate_run(run, data, EvaluationConfig(lengths=[16]), "cpu", "auto", tracker)
+            runs.append(run)
+    (first, second) = (read(run.path) for run in runs)
+    assert [line["train/loss"] for line in first["history"] if "train/loss" in line]
+    assert first["exit"] == second["exit"] == [0]
+    kept = json.loads((runs[1].path / "tracking.json").read_text())
+    assert [told.run_id for told, _ in second["runs"]] == [kept["id"]]
+    assert [line[LENGTH] for line in second["history"] if LENGTH in line] == [16]
 
 
 def test_nothing_to_tell_begins_no_run(offline: Config) -> None:
