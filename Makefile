@@ -15,7 +15,7 @@ repro: setup  ## train four schemes at length 64, evaluate them up to 1024, writ
 	$(BIN)/python scripts/sweep.py experiment=quickstart
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

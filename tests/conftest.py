@@ -20,6 +20,9 @@ from alibi_lm.data.text import TextConfig
 from alibi_lm.data.tokenizers import BpeConfig
 from alibi_lm.positions import SCHEMES
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the tests beside this one use the other cores
+    torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 # A model, recipe and evaluation that take about a second.
 SMALL = [

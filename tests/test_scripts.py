@@ -129,7 +129,7 @@ def test_a_failing_member_does_not_take_the_others_along(
         _, name, why, log, _ = map(str.strip, line.split("|"))
         assert name.startswith(f"text-{position}-L16-s0-")
         assert why.startswith("training stopped before update 2: the loss is nan")
-        assert "UserError: training stopped" in (tmp_path / log).read_text()
+        assert "NonfiniteError: training stopped" in (tmp_path / log).read_text()
     # The command runs just those again, and they fail again.
     _, command = said.split("to run just these again:\n")
     words = shlex.split(command)
