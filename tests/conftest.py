@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import runpy
 import socket
 import subprocess
 import sys
@@ -100,6 +101,32 @@ def script(text_file: Path, tmp_path: Path) -> Callable[..., subprocess.Complete
         )
 
     return call
+
+
+@pytest.fixture
+def in_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Call a script as `script` does, but in this process, which has torch loaded already."""
+
+    def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        status = run_script(name, *arguments, monkeypatch=monkeypatch)
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess([name, *arguments], status, out, err)
+
+    return call
+
+
+def run_script(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a script's own code in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    try:
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
 
 
 @dataclass(frozen=True)

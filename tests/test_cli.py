@@ -4,26 +4,12 @@ Most cases run a script's own code in this process (the start of Python and torc
 some of each kind run as real processes in `test_scripts.py`.
 """
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_script
 
 from alibi_lm.positions import SCHEMES
-
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-
-
-def run(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a script as the command line does; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-    try:
-        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
-
 
 CASES = {
     "scheme": ("sweep", ["position=alibi,alibo"], "did you mean alibi?"),
@@ -99,7 +85,7 @@ def test_bad_input(
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff")
     name, arguments, message = CASES[case]
-    assert run(name, *arguments, monkeypatch=monkeypatch) == 2
+    assert run_script(name, *arguments, monkeypatch=monkeypatch) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert all(line.startswith("error: ") for line in lines), lines
     assert message in lines[0]
@@ -112,7 +98,7 @@ def test_bad_input(
 def test_help(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(name, "--help", monkeypatch=monkeypatch) == 0
+    assert run_script(name, "--help", monkeypatch=monkeypatch) == 0
     text = capsys.readouterr().out
     assert f"python scripts/{name}.py" in text
     if name in ("train", "sweep"):

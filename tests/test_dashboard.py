@@ -48,11 +48,11 @@ def test_the_workspace_overlays_schemes_over_evaluation_length() -> None:
     assert names == ["position.value.name", "train_length.value"]
 
 
-def test_script(script: Script, tmp_path: Path) -> None:
+def test_script(in_process: Script, tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", [ROW])
-    dry = script("dashboard", "rows.csv", "--dry-run")
+    dry = in_process("dashboard", "rows.csv", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "validation-nonoverlapping/ppl over extrapolation/length" in dry.stdout
-    nobody = script("dashboard", "rows.csv")
+    nobody = in_process("dashboard", "rows.csv")
     assert nobody.returncode == 2
     assert nobody.stderr.startswith("error: --entity: not given")

@@ -119,14 +119,14 @@ def test_a_text_that_changed_or_a_manifest_that_says_nothing_is_refused(
     assert not (tmp_path / "again").exists()
 
 
-def test_script(script: Script, on_text: list[str], tmp_path: Path) -> None:
-    assert script("sweep", *on_text, "output=out", "run=mine").returncode == 0
-    again = script("reproduce", "out/runs/mine")
+def test_script(in_process: Script, on_text: list[str], tmp_path: Path) -> None:
+    assert in_process("train", *on_text, "output=out", "run=mine").returncode == 0
+    again = in_process("reproduce", "out/runs/mine")
     assert again.returncode == 0, again.stderr
     assert again.stdout.endswith("reproduced bit for bit\n")
     curve = tmp_path / "out" / "runs" / "mine" / "metrics.jsonl"
     curve.write_text(curve.read_text().replace('"step": 6', '"step": 7'))
-    other = script("reproduce", "out/runs/mine")
+    other = in_process("reproduce", "out/runs/mine")
     assert other.returncode == 1
     assert "differs: step of step 7 is 7 there and 6 here" in other.stdout
     assert other.stdout.endswith("not identical\n")

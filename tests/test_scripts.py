@@ -114,7 +114,7 @@ def test_different_runs_in_one_named_folder_are_refused_before_training(
 
 
 def test_a_failing_member_does_not_take_the_others_along(
-    script: Script, on_text: list[str], tmp_path: Path
+    script: Script, in_process: Script, on_text: list[str], tmp_path: Path
 ) -> None:
     settings = [a for a in on_text if not a.startswith("optim.warmup")]
     swept = ["position=none,alibi", "optim.lr=1e20,1e-3"]
@@ -134,14 +134,14 @@ def test_a_failing_member_does_not_take_the_others_along(
     _, command = said.split("to run just these again:\n")
     words = shlex.split(command)
     assert words[:2] == ["python", "scripts/sweep.py"]
-    again = script("sweep", *words[2:])
+    again = in_process("sweep", *words[2:])
     assert again.returncode == 1
     assert again.stdout.startswith("2 runs\n")
     assert "2 of 2 runs failed:" in again.stdout
     # A member whose rows are damaged fails, and the report is that of the rest.
     (damaged,) = (tmp_path / "out" / "runs").glob("text-none-*/results.jsonl")
     damaged.write_text("{")
-    result = script("sweep", *settings, "optim.warmup_steps=0", *swept, "output=out")
+    result = in_process("sweep", *settings, "optim.warmup_steps=0", *swept, "output=out")
     assert result.returncode == 1, result.stderr
     assert "3 of 4 runs failed:" in result.stdout
     assert f"| {damaged.relative_to(tmp_path)} does not hold rows of results" in result.stdout
@@ -176,7 +176,7 @@ def test_prepare(script: Script, on_text: list[str]) -> None:
     assert "bytes per token" in result.stdout
 
 
-def test_reports_and_pictures_of_what_is_not_there(script: Script, tmp_path: Path) -> None:
+def test_reports_and_pictures_of_what_is_not_there(in_process: Script, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.csv").write_text("a,b\n")
     for arguments, line in (
@@ -186,7 +186,7 @@ def test_reports_and_pictures_of_what_is_not_there(script: Script, tmp_path: Pat
         (("bias", "rotary"), "error: rotary: position=rotary adds no bias"),
         (("bias", "alibi", "--length", "1"), "error: --length: given 1, but it must be from 2"),
     ):
-        result = script(*arguments)
+        result = in_process(*arguments)
         assert result.returncode == 2
         assert result.stderr.startswith(line), result.stderr
         assert len(result.stderr.splitlines()) == 1
