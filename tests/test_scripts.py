@@ -15,7 +15,7 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_sweep_from_text_to_figure_twice(
-    script: Script, on_text: list[str], tmp_path: Path
+    script: Script, in_process: Script, on_text: list[str], tmp_path: Path
 ) -> None:
     arguments = [*on_text, "position=none,sinusoidal,rotary,t5,alibi", "seed=0,1", "output=out"]
     first = script("sweep", *arguments)
@@ -37,7 +37,7 @@ def test_sweep_from_text_to_figure_twice(
     assert (tmp_path / "out" / "table.md").read_text().strip() in first.stdout
     assert "How sure are the differences?" in (tmp_path / "out" / "report.html").read_text()
 
-    again = script("sweep", *arguments)
+    again = in_process("sweep", *arguments)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is trained already") == 10
     assert again.stdout.count("is evaluated already") == 10
@@ -46,7 +46,7 @@ def test_sweep_from_text_to_figure_twice(
 
 
 def test_train_then_evaluate_then_report(
-    script: Script, on_text: list[str], tmp_path: Path
+    script: Script, in_process: Script, on_text: list[str], tmp_path: Path
 ) -> None:
     trained = script("train", *on_text, "position=t5", "output=out", "run=mine")
     assert trained.returncode == 0, trained.stderr
@@ -60,7 +60,7 @@ def test_train_then_evaluate_then_report(
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [row["eval_length"] for row in rows] == [20, 33]
 
-    more = script(
+    more = in_process(
         "evaluate",
         f"run={folder}",
         "evaluation.lengths=[20,33]",
@@ -79,7 +79,7 @@ def test_train_then_evaluate_then_report(
     assert reported.returncode == 0, reported.stderr
     assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 1 + 12
     assert (tmp_path / "report" / "table.md").read_text().strip() in reported.stdout
-    published = script("report", str(folder), "--published", "--output", "paper")
+    published = in_process("report", str(folder), "--published", "--output", "paper")
     assert published.returncode == 0, published.stderr
     assert "Press et al. 2022" in (tmp_path / "paper" / "report.html").read_text()
 
@@ -87,7 +87,7 @@ def test_train_then_evaluate_then_report(
     assert pictures.returncode == 0, pictures.stderr
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"bias.png", "bias.svg"}
 
-    other = script("train", *on_text, "position=alibi", "output=out", "run=mine")
+    other = in_process("train", *on_text, "position=alibi", "output=out", "run=mine")
     assert other.returncode == 2
     assert other.stderr.startswith("error: run folder out/runs/mine was trained with other")
     assert len(other.stderr.splitlines()) == 1
