@@ -76,11 +76,12 @@ def reproduce(folder: Path, output: Path) -> Reproduction:
         )
     data = prepare(original.config.data, original.config.tokenizer, Path(original.config.cache))
     check_data(original, data)
+    processes.join()
     torch.set_num_threads(made["threads"])  # another number adds in another order
     config = replace(
         original.config,
         output=str(output),
-        run=_fresh(output, folder.resolve().name),
+        run=processes.by_first(lambda: _fresh(output, folder.resolve().name)),
         deterministic=made["deterministic"],
         tracking=replace(original.config.tracking, mode="off"),
     )
@@ -95,7 +96,8 @@ def reproduce(folder: Path, output: Path) -> Reproduction:
         "not_the_same": made_again.circumstances,
         "comparisons": [asdict(comparison) for comparison in made_again.comparisons],
     }
-    write_atomically(again.path / VERDICT, json.dumps(verdict, indent=2) + "\n")
+    if processes.is_first():
+        write_atomically(again.path / VERDICT, json.dumps(verdict, indent=2) + "\n")
     return made_again
 
 

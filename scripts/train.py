@@ -3,10 +3,12 @@
   python scripts/train.py position=alibi train_length=64
   python scripts/train.py position=rotary model=small optim.steps=2000 optim.tokens_per_step=8192
   python scripts/train.py data=wikitext103 data.path=FOLDER tokenizer=words
+  torchrun --nproc-per-node=2 scripts/train.py position=t5 parallel=fsdp
 
 The run folder is OUTPUT/runs/NAME and holds config.yaml, manifest.json, metrics.jsonl and
 model.safetensors; scripts/evaluate.py run=FOLDER scores it. The same settings find the same folder
-again, and a run that is trained is not trained again.
+again: a run that was stopped or killed goes on from its last checkpoint, and ends as if it had not
+been; one that is trained is not trained again.
 """
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from alibi_lm.checkpoint import Checkpoints
 from alibi_lm.config import Config, OptimConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
-from alibi_lm.errors import UserError
+from alibi_lm.errors import NonfiniteError, UserError
 from alibi_lm.metrics import read_metrics
-from alibi_lm.session import train_run
+from alibi_lm.session import train_run, training_batches
 
 
 def prepared(config: Config) -> TokenizedCorpus:
@@ -61,9 +63,24 @@ def test_a_loss_that_is_no_number_stops_the_run(small_config: Callable[..., Conf
     config = small_config(
         optim=OptimConfig(steps=30, warmup_steps=0, tokens_per_step=64, lr=1e20, min_lr=0)
     )
-    with pytest.raises(UserError, match=r"training stopped before update \d+: the loss is"):
-        train_run(config, prepared(config))
+    data = prepared(config)
+    with pytest.raises(NonfiniteError) as caught:
+        train_run(config, data)
     assert not list(Path(config.output).rglob("model.safetensors"))
+    # The message names step and batch; the weights before the step are kept, and are numbers.
+    found = re.match(r"training stopped before update (\d+): the loss is", str(caught.value))
+    assert found is not None
+    step = int(found[1])
+    blocks = ", ".join(map(str, training_batches(config, data).blocks(step - 1)))
+    assert f"on blocks {blocks} of the training split" in str(caught.value)
+    (folder,) = Path(config.output).glob("runs/*/checkpoints")
+    state = Checkpoints(folder).newest()
+    assert state is not None
+    assert state.step == step - 1
+    assert all(tensor.isfinite().all() for tensor in state.tensors.values())
+    # Started again, it stops at the same step at once.
+    with pytest.raises(NonfiniteError, match=f"before update {step}:"):
+        train_run(config, data)
 
 
 def test_no_gpu(small_config: Callable[..., Config]) -> None:
