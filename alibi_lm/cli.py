@@ -32,6 +32,9 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # Exit statuses; 128 + the signal's number where the process was asked to stop.
 FAILED = 1  # some runs of a sweep did, or a reproduction differs; a defect's traceback, too
 USAGE_ERROR = 2
+LAUNCHERS = (
+    "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
+)
 
 
 def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[ConfigT], Any]) -> None:
@@ -131,7 +134,8 @@ def explain(error: Exception, kind: type[Any]) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return unknown(group, name, list(error.options or []))
+        hint = LAUNCHERS if group == "hydra/launcher" else ""
+        return unknown(group, name, list(error.options or [])) + hint
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
         return _explain_setting(error, cause or error, kind)

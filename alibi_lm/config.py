@@ -238,6 +238,13 @@ class Config:
 
 
 @dataclass
+class EvaluateTrackingConfig:
+    """Results are told to the W&B run of the trained run: only how is left to say."""
+
+    mode: str | None = setting(None, "how W&B is told; null: as the run was", choices=TRACKING)
+
+
+@dataclass
 class EvaluateConfig:
     """Evaluation of a run that is trained."""
 
@@ -246,7 +253,7 @@ class EvaluateConfig:
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
     backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
     cache: str | None = setting(None, "folder for token files; null: that of the run")
-    tracking: str | None = setting(None, "mode of W&B; null: that of the run", choices=TRACKING)
+    tracking: EvaluateTrackingConfig = setting(EvaluateTrackingConfig, "what W&B is told")
 
     def problems(self) -> list[str]:
         """Everything that cannot be."""

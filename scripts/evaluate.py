@@ -29,7 +29,7 @@ def evaluate(config: EvaluateConfig) -> None:
     run = load_run(Path(config.run))
     data = prepare(run.config.data, run.config.tokenizer, Path(config.cache or run.config.cache))
     check_data(run, data)
-    tracking = replace(run.config.tracking, mode=config.tracking or run.config.tracking.mode)
+    tracking = replace(run.config.tracking, mode=config.tracking.mode or run.config.tracking.mode)
     with track(replace(run.config, tracking=tracking), run.path) as tracker:
         results = evaluate_run(run, data, config.evaluation, config.device, config.backend, tracker)
     say("\n" + summary(results))

@@ -48,6 +48,18 @@ CASES = {
     "output": ("sweep", ["output=file/below"], "cannot use file/below"),
     "cache": ("prepare", ["cache=file/below"], "cannot use file/below"),
     "experiment": ("sweep", ["experiment=slowstart"], "allowed: quickstart"),
+    "launcher": ("sweep", ["hydra/launcher=ray"], "for joblib: pip install -r requirements-joblib"),
+    "tracking": (
+        "sweep",
+        ["tracking=on"],
+        "tracking 'on' does not exist; allowed: off, offline, online",
+    ),
+    "project": ("train", ["tracking.project=''"], "tracking.project: given ''"),
+    "parallel": ("train", ["parallel=tp"], "parallel: given 'tp', but it must be one of ddp, fsdp"),
+    "seconds": ("train", ["checkpoint_seconds=-1"], "checkpoint_seconds: given -1.0, but it must"),
+    "tracking of evaluate": ("evaluate", ["run=x", "tracking=on"], "tracking 'on' does not exist"),
+    "no run again": ("reproduce", ["gone"], "run: gone is no run folder"),
+    "nothing for a dashboard": ("dashboard", ["gone"], "cannot read gone"),
     "backend": ("sweep", ["backend=flash"], "backend: given 'flash', but it must be one of auto"),
     "backend of scheme": (
         "sweep",
@@ -94,7 +106,10 @@ def test_bad_input(
     assert {path.name for path in tmp_path.iterdir()} == {"file", "picture.png"}
 
 
-@pytest.mark.parametrize("name", ["train", "sweep", "evaluate", "prepare", "report", "benchmark"])
+@pytest.mark.parametrize(
+    "name",
+    ["train", "sweep", "evaluate", "prepare", "report", "benchmark", "reproduce", "dashboard"],
+)
 def test_help(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,8 +54,11 @@ def test_train_then_evaluate_then_report(
     assert str(folder.relative_to(tmp_path)) in trained.stdout
     assert not (folder / "results.jsonl").exists()
 
-    evaluated = script("evaluate", f"run={folder}", "evaluation.lengths=[20,33]")
+    evaluated = script(
+        "evaluate", f"run={folder}", "evaluation.lengths=[20,33]", "tracking=offline"
+    )
     assert evaluated.returncode == 0, evaluated.stderr
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
     assert "| t5       | 16 |" in evaluated.stdout
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [row["eval_length"] for row in rows] == [20, 33]
@@ -68,11 +71,13 @@ def test_train_then_evaluate_then_report(
         "evaluation.stride=4",
         "evaluation.targets=30",
         "evaluation.attention=[full,window]",
+        "tracking=off",
     )
     assert more.returncode == 0, more.stderr
     lines = (folder / "results.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines[:2]] == rows  # nothing is computed again
     assert len(lines) == 3 * 2 * 2
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
     assert "t5 window=16" in more.stdout
 
     reported = script("report", str(folder), str(folder / "results.jsonl"), "--output", "report")
