@@ -23,6 +23,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY alibi_lm alibi_lm
 COPY configs configs
 COPY scripts scripts
+COPY experiments/paper experiments/paper
 RUN python -m pip install --no-cache-dir --no-deps -e .
 
 # Results and token files lie in a volume that any user may write: docker run --user works, too.
