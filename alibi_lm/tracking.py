@@ -20,6 +20,7 @@ from alibi_lm.metrics import Line
 from alibi_lm.progress import say
 from alibi_lm.results import COMPLETE, Row
 
+FINISH_SECONDS = 60  # to send what is left at the end
 LENGTH = "extrapolation/length"  # x axis of every curve over evaluation lengths
 
 
@@ -156,7 +157,12 @@ class WandbTracker(Tracker):
             resume="allow",
             reinit="finish_previous",
             dir=str(self.folder),
-            settings=wandb.Settings(silent=True, console="off", finish_timeout=60),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                # Sending may stall for ever; writing does not.
+                finish_timeout=FINISH_SECONDS if tracking.mode == "online" else 0,
+            ),
         )
         run.define_metric(LENGTH, hidden=True)
         run.define_metric("extrapolation/*", step_metric=LENGTH)

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ def records(path: Path) -> Iterator[Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     content = path.read_bytes()
+    if not content:
+        return
     assert content[:4] == b":W&B"
     place, parts = HEADER, b""
     while place + HEADER <= len(content):
@@ -34,7 +37,21 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Settings, metrics' definitions and history of all offline runs in a folder, in order."""
+    """Settings, metrics' definitions and history of all offline runs in a folder, in order.
+
+    W&B's own process writes them, and may still do so when ours goes on; the last record says that
+    a run has ended.
+    """
+    deadline = time.monotonic() + 30
+    while True:
+        found = _read(folder)
+        parts = len(list(folder.glob("wandb/offline-run-*")))
+        if len(found["exit"]) == parts or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
+def _read(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"runs": [], "history": [], "axes": {}, "exit": []}
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for record in records(file):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,7 @@ def test_a_run_that_goes_on_goes_on_with_its_curve(offline: Config) -> None:
     run = work(offline, [16])
     kept = json.loads((run.path / "tracking.json").read_text())
     before = read(run.path)
+    time.sleep(1.1)  # W&B names the parts of a run by the second
     tracker = WandbTracker(offline, run.path, "train")
     for line in read_metrics(run.curve)[1:]:
         tracker.metrics(line)
@@ -79,6 +81,7 @@ def test_a_run_that_goes_on_goes_on_with_its_curve(offline: Config) -> None:
     assert [line["_step"] for line in new] == [kept["step"] + 5]
 
     # Evaluated at one more length, later: one more point on the curve.
+    time.sleep(1.1)
     work(offline, [16, 30])
     history = read(run.path)["history"]
     assert [line[LENGTH] for line in history if LENGTH in line] == [16, 30]
@@ -88,6 +91,7 @@ def test_a_run_that_goes_on_goes_on_with_its_curve(offline: Config) -> None:
 
 def test_a_result_whose_telling_a_kill_prevented_is_told_later(offline: Config) -> None:
     run = work(offline, [16])
+    time.sleep(1.1)
     kept = json.loads((run.path / "tracking.json").read_text())
     assert kept["told"] == ["validation-nonoverlapping-16"]
     data = prepare(offline.data, offline.tokenizer, Path(offline.cache))
