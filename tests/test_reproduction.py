@@ -9,7 +9,7 @@ import pytest
 from alibi_lm.checkpoint import pack_weights
 from alibi_lm.config import Config, EvaluationConfig
 from alibi_lm.data.text import TextConfig
-from alibi_lm.data.tokens import prepare
+from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation import evaluate_run
 from alibi_lm.reproduction import reproduce
@@ -84,7 +84,7 @@ def test_the_first_difference_is_named(trained: Run, tmp_path: Path) -> None:
     assert found["losses/"].startswith(f"2 of {result.row.what.label}; that of token 5 is ")
 
 
-def prepared(run: Run):  # type: ignore[no-untyped-def]
+def prepared(run: Run) -> TokenizedCorpus:
     return prepare(run.config.data, run.config.tokenizer, Path(run.config.cache))
 
 
