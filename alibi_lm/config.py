@@ -23,7 +23,9 @@ from alibi_lm.settings import missing, out_of_bounds, setting, unknown
 from alibi_lm.speeds import PHASES
 
 ATTENTION = ("full", "window")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
+DTYPE_MEANING = "bfloat16, float16: matrix products under autocast"
+INITS = ("xavier", "fairseq")
 DEVICES = ("auto", "cpu", "cuda")
 PEERS = ("x-transformers", "transformers")  # what a benchmark can be asked to measure beside ours
 PARALLEL = ("ddp", "fsdp")
@@ -42,22 +44,47 @@ class ModelConfig:
     dropout: float = setting(
         0.0, "dropout on embeddings and on what each layer adds", at_least=0, below=1
     )
+    attention_dropout: float = setting(0.0, "dropout on attention weights", at_least=0, below=1)
+    activation_dropout: float = setting(0.0, "dropout after the ReLU", at_least=0, below=1)
     final_norm: bool = setting(True, "normalise before the softmax (the paper's model does not)")
+    init: str = setting("xavier", "initial weights; fairseq: as the paper's", choices=INITS)
+    cutoffs: list[int] = setting(
+        [], "adaptive softmax: first word of each band but the first; [] for one matrix", at_least=1
+    )
+    cutoff_factor: int = setting(4, "a band's vectors are as much narrower", at_least=1)
+    tail_dropout: float = setting(
+        0.0, "dropout before the words of all bands but the first", at_least=0, below=1
+    )
 
     def problems(self) -> list[str]:
-        """Heads share the width equally."""
+        """Heads share the width equally; bands follow each other and have vectors."""
+        problems = []
         if self.n_heads >= 1 and self.d_model % self.n_heads:
-            return [
+            problems.append(
                 f"model.n_heads: given {self.n_heads}, but it must divide "
                 f"model.d_model = {self.d_model}"
-            ]
-        return []
+            )
+        if self.cutoffs != sorted(set(self.cutoffs)):
+            problems.append(f"model.cutoffs: given {self.cutoffs}, but they must increase")
+        if self.cutoff_factor >= 1 and self.cutoff_factor ** len(self.cutoffs) > self.d_model:
+            problems.append(
+                f"model.cutoff_factor: given {self.cutoff_factor}, but the vectors of the last of "
+                f"{len(self.cutoffs) + 1} bands would be narrower than 1 "
+                f"(model.d_model = {self.d_model})"
+            )
+        if self.tail_dropout and not self.cutoffs:
+            problems.append(
+                f"model.tail_dropout: given {self.tail_dropout}, but without model.cutoffs there "
+                "are no tails"
+            )
+        return problems
 
 
 @dataclass
 class OptimConfig:
-    """AdamW with linear warm-up and one cosine period."""
+    """Linear warm-up, one cosine period, clipping; an optimizer adds its own settings."""
 
+    name: str = setting("adamw", "the optimizer", choices=("adamw",))
     steps: int = setting(500, "optimizer updates", at_least=1)
     tokens_per_step: int = setting(1024, "tokens per update, whatever the hardware", at_least=1)
     micro_batch_size: int | None = setting(
@@ -66,9 +93,9 @@ class OptimConfig:
     lr: float = setting(5e-3, "peak learning rate", above=0)
     min_lr: float = setting(1e-4, "learning rate at the end of the cosine", at_least=0)
     warmup_steps: int = setting(125, "updates of linear warm-up", at_least=0)
-    weight_decay: float = setting(0.1, "on matrices; not on norms, biases, positions", at_least=0)
-    beta1: float = setting(0.9, "decay of the first moment", at_least=0, below=1)
-    beta2: float = setting(0.95, "decay of the second moment", at_least=0, below=1)
+    warmup_init_lr: float | None = setting(
+        None, "learning rate of the first update; null: one of warmup_steps equal parts", at_least=0
+    )
     grad_clip: float = setting(1.0, "largest norm of the gradient", above=0)
 
     def problems(self) -> list[str]:
@@ -84,6 +111,23 @@ class OptimConfig:
                 f"optim.min_lr: given {self.min_lr}, but it must be at most optim.lr = {self.lr}"
             )
         return problems
+
+
+@dataclass
+class AdamwConfig(OptimConfig):
+    """AdamW."""
+
+    weight_decay: float = setting(0.1, "on matrices; not on norms, biases, positions", at_least=0)
+    beta1: float = setting(0.9, "decay of the first moment", at_least=0, below=1)
+    beta2: float = setting(0.95, "decay of the second moment", at_least=0, below=1)
+
+
+@dataclass
+class NagConfig(OptimConfig):
+    """Nesterov's accelerated gradient, as fairseq has it."""
+
+    name: str = setting("nag", "the optimizer", choices=("nag",))
+    momentum: float = setting(0.99, "of the gradients before, how much goes on", above=0, below=1)
 
 
 @dataclass
@@ -108,6 +152,7 @@ class EvaluationConfig:
     )
     split: str = setting("validation", "split that is scored", choices=SPLITS)
     batch_tokens: int = setting(8192, "tokens per forward pass, at least one window", at_least=1)
+    dtype: str | None = setting(None, "null: as in training", choices=DTYPES)
 
     def problems(self) -> list[str]:
         """There must be something to measure, and what is set must have something to act on."""
@@ -167,7 +212,7 @@ class Config:
     tracking: TrackingConfig = setting(TrackingConfig, "what W&B is told")
     train_length: int = setting(64, "tokens per training sequence (L in the paper)", at_least=1)
     seed: int = setting(0, "decides initial weights, batches and dropout", at_least=0, below=2**32)
-    dtype: str = setting("float32", "bfloat16: matrix products under autocast", choices=DTYPES)
+    dtype: str = setting("float32", DTYPE_MEANING, choices=DTYPES)
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
     backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
     compile: bool = setting(False, "torch.compile the blocks for training: a slow first step")
@@ -277,7 +322,7 @@ class BenchmarkConfig:
     vocab_size: int = setting(2048, "tokens that there are", at_least=1)
     tokens: int = setting(4096, "of one step, at least one sequence", at_least=1)
     rounds: int = setting(7, "timed steps of each", at_least=1)
-    dtype: str = setting("float32", "bfloat16: matrix products under autocast", choices=DTYPES)
+    dtype: str = setting("float32", DTYPE_MEANING, choices=DTYPES)
     device: str = setting("auto", "auto: a GPU if there is one", choices=DEVICES)
     backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
     compile: bool = setting(False, "torch.compile the blocks in training")
@@ -313,6 +358,7 @@ KINDS: dict[str, tuple[str, dict[str, type[Any]]]] = {
     "position": ("name", {name: config for name, (config, _) in SCHEMES.items()}),
     "data": ("source", {name: config for name, (config, _) in SOURCES.items()}),
     "tokenizer": ("name", {name: config for name, (config, _) in TOKENIZERS.items()}),
+    "optim": ("name", {"adamw": AdamwConfig, "nag": NagConfig}),
 }
 
 

@@ -24,7 +24,7 @@ from alibi_lm.config import Config, EvaluationConfig
 from alibi_lm.data.tokens import Split, TokenizedCorpus
 from alibi_lm.data.windows import Window
 from alibi_lm.errors import UserError
-from alibi_lm.model import UNSCORED, Decoder, check_backend
+from alibi_lm.model import Decoder, check_backend
 from alibi_lm.positions import build_position
 from alibi_lm.progress import bar, logged, say
 from alibi_lm.protocols import Protocol
@@ -39,6 +39,7 @@ from alibi_lm.runtime import (
     keep_freed_memory,
     resolve_device,
 )
+from alibi_lm.softmax import UNSCORED
 from alibi_lm.tracking import NOBODY, Tracker
 from alibi_lm.training import build_model
 
@@ -153,7 +154,7 @@ def evaluation_device(config: Config, wanted: list[Protocol]) -> torch.device:
     position = build_position(config.position, config.model)
     for protocol in wanted:
         window = protocol.window if (protocol.window or 0) < protocol.length else None
-        check_backend(config.backend, position, device.type, window, training=False)
+        check_backend(config.backend, position, device.type, window)
     return device
 
 
@@ -168,15 +169,16 @@ def evaluate_run(
 ) -> list[Result]:
     """The results of a trained run for the wanted evaluation; only those it lacks are computed.
 
-    A backend other than auto is wanted, too: what another one computed is computed again.
+    A backend other than auto and the dtype are wanted, too: what others computed is computed again.
     """
-    config = replace(run.config, device=device_name, backend=backend)
+    dtype = evaluation.dtype or run.config.dtype
+    config = replace(run.config, device=device_name, backend=backend, dtype=dtype)
     split = check_evaluation(evaluation, config.train_length, data)
     wanted = protocols(evaluation, config.train_length)
     device = evaluation_device(config, wanted)
     processes.join()
     with run.lock(), logged(run.log):
-        missing = processes.by_first(lambda: missing_results(run, wanted, backend))
+        missing = processes.by_first(lambda: missing_results(run, wanted, backend, dtype))
         if missing:
             batch_tokens = evaluation.batch_tokens
             _evaluate_into(run, config, data, split, missing, batch_tokens, device, tracker, label)
@@ -188,13 +190,15 @@ def evaluate_run(
 
 
 def missing_results(
-    run: Run, wanted: list[Protocol], backend: str, again: bool = True
+    run: Run, wanted: list[Protocol], backend: str, dtype: str, again: bool = True
 ) -> list[Protocol]:
     """What is yet to be measured; where memory ran out before, by default it is tried again."""
     there = {
         protocol
         for protocol, result in run.results().items()
-        if (result.row.status == COMPLETE or not again) and backend in ("auto", result.row.backend)
+        if (result.row.status == COMPLETE or not again)
+        and backend in ("auto", result.row.backend)
+        and dtype == result.row.dtype
     }
     return [protocol for protocol in wanted if protocol not in there]
 

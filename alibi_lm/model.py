@@ -1,4 +1,4 @@
-"""The decoder: pre-norm Transformer blocks over tied embeddings (Press et al. 2022, section 2.1).
+"""The decoder: pre-norm Transformer blocks on tied embeddings (Press et al. 2022, section 2.1).
 
 It knows positions only through the three hooks of a `Position` and never asks which scheme it
 holds. Any length can be read at inference. What comes out is the loss of each token, never logits.
@@ -10,21 +10,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from alibi_lm.adaptive import AdaptiveSoftmax, band_edges
 from alibi_lm.attention import Bias, attend, choose, problem
 from alibi_lm.errors import UserError
 from alibi_lm.positions import Position, PositionConfig, build_position
+from alibi_lm.softmax import TiedSoftmax
 
 if TYPE_CHECKING:
     from alibi_lm.config import ModelConfig
-
-# Elements of the logits held at a time. Training holds a few tensors of as many, and computes the
-# logits a second time for the backward pass where a step's do not fit at once.
-LOGITS_AT_ONCE = {"evaluation": 2**23, "training": 2**24}  # 32 and 64 MiB
-UNSCORED = -100  # a target that asks for no loss, as in torch's own cross_entropy
 
 
 class Attention(nn.Module):
@@ -34,6 +30,7 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.backend = backend
+        self.dropout = config.attention_dropout
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
 
@@ -41,7 +38,8 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = position.rotate(q, k)  # (B, H, T, K)
-        heads = attend(q, k, v, bias, self.backend).transpose(1, 2).flatten(-2)
+        dropout = self.dropout if self.training else 0.0
+        heads = attend(q, k, v, bias, self.backend, dropout).transpose(1, 2).flatten(-2)
         out: Tensor = self.out(heads)
         return out
 
@@ -56,7 +54,7 @@ class Block(nn.Module):
         self.ffn_norm = nn.LayerNorm(config.d_model)
         self.ffn = nn.Sequential(
             nn.Linear(config.d_model, config.d_ff),
-            nn.ReLU(),
+            nn.Sequential(nn.ReLU(), nn.Dropout(config.activation_dropout)),
             nn.Linear(config.d_ff, config.d_model),
         )
         self.dropout = nn.Dropout(config.dropout)
@@ -68,62 +66,19 @@ class Block(nn.Module):
         return x
 
 
-class TiedSoftmax(nn.Module):
-    """The output layer that shares the embedding matrix: hidden states in, token losses out."""
-
-    def forward(self, hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
-        """-log p(target) in nats, float32. hidden: (B, T, D), targets: (B, T) -> (B, T).
-
-        Zero where a target is UNSCORED.
-        """
-        if torch.is_grad_enabled():
-            return self._with_gradients(hidden, targets, embedding)
-        # Without gradients, only a slice of the logits is ever held, and of scored targets alone.
-        scored = targets != UNSCORED
-        hidden, wanted = hidden[scored], targets[scored]
-        found = torch.empty(len(wanted), device=hidden.device)
-        at_once = max(1, LOGITS_AT_ONCE["evaluation"] // len(embedding))
-        for start in range(0, len(wanted), at_once):
-            part = slice(start, start + at_once)
-            found[part] = token_losses(hidden[part], wanted[part], embedding)
-        return torch.zeros(targets.shape, device=hidden.device).masked_scatter(scored, found)
-
-    def _with_gradients(self, hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
-        at_once = max(1, LOGITS_AT_ONCE["training"] // len(embedding))
-        flat, wanted = hidden.flatten(0, -2), targets.flatten()
-        if len(wanted) <= at_once:
-            return token_losses(flat, wanted, embedding).view(targets.shape)
-        device = hidden.device.type
-        # With its cache, autocast would round the embedding once for all chunks, and their
-        # gradients would be summed in 16 bits.
-        uncached = torch.autocast(
-            device,
-            torch.get_autocast_dtype(device),
-            enabled=torch.is_autocast_enabled(device),
-            cache_enabled=False,
-        )
-        losses = []
-        for start in range(0, len(wanted), at_once):
-            chunk = flat[start : start + at_once], wanted[start : start + at_once], embedding
-            with uncached:
-                losses.append(checkpoint(token_losses, *chunk, use_reentrant=False))
-        return torch.cat(losses).view(targets.shape)
-
-
-def token_losses(hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
-    """-log p(target) in nats, float32. hidden: (N, D), targets: (N,), embedding: (V, D) -> (N,)."""
-    logits = F.linear(hidden, embedding).float()
-    return F.cross_entropy(logits, targets, reduction="none")
-
-
 def check_backend(
-    backend: str, position: Position, device: str, window: int | None, training: bool
+    backend: str,
+    position: Position,
+    device: str,
+    window: int | None = None,
+    training: bool = False,
+    dropout: float = 0.0,
 ) -> None:
     """Refuse a backend that cannot compute a scheme's attention (or its gradients) on a device."""
     if backend == "auto":
         return
     bias = replace(position.bias(1), window=window)
-    if found := problem(backend, bias, device, training):
+    if found := problem(backend, bias, device, training, dropout):
         raise UserError(f"backend: given {backend}, but {found}; auto chooses one that can")
 
 
@@ -146,32 +101,41 @@ class Decoder(nn.Module):
         super().__init__()
         self.wanted_backend = backend
         self.checkpointing = checkpointing
-        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.attention_dropout = config.attention_dropout
+        self.embedding = build_softmax(config, vocab_size)
         self.position = build_position(position, config)
         self.blocks = nn.ModuleList(Block(config, backend) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.final_norm else nn.Identity()
-        self.head = TiedSoftmax()
         self.dropout = nn.Dropout(config.dropout)
+        self.d_model = config.d_model
         # fairseq's scale: embeddings of variance 1/D for the softmax, of variance 1 at the bottom.
         self.embedding_scale = math.sqrt(config.d_model)
-        self.initialize(seed)
+        self.initialize(seed, config.init)
 
     @torch.no_grad()
-    def initialize(self, seed: int) -> None:
+    def initialize(self, seed: int, init: str) -> None:
         """Draw every parameter from a generator of its own, seeded by (seed, name).
 
         What two schemes share therefore starts from identical weights, whatever else they have.
+        init: `xavier`, or `fairseq` for what it leaves to torch's nn.Linear: the feed-forward
+        layers and the biases of queries, keys and values, uniform up to 1 / sqrt(inputs). (Its
+        queries, keys and values, of gain 1 / sqrt(2) each, are one Xavier matrix here.)
         """
+        plain_linear = ("ffn.0.weight", "ffn.0.bias", "ffn.2.weight", "ffn.2.bias", "qkv.bias")
+        modules = dict(self.named_modules())
         for name, parameter in self.named_parameters():
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
             if name.startswith("position."):
                 self.position.initialize(name.removeprefix("position."), parameter, generator)
+            elif name.startswith("embedding."):
+                self.embedding.initialize(name.removeprefix("embedding."), parameter, generator)
+            elif init == "fairseq" and name.endswith(plain_linear):
+                bound = modules[name.rpartition(".")[0]].in_features ** -0.5
+                parameter.uniform_(-bound, bound, generator=generator)
             elif name.endswith("bias"):
                 parameter.zero_()
             elif "norm" in name:
                 parameter.fill_(1.0)
-            elif name == "embedding.weight":
-                parameter.normal_(0, self.embedding.embedding_dim**-0.5, generator=generator)
             else:
                 nn.init.xavier_uniform_(parameter, generator=generator)
 
@@ -180,7 +144,7 @@ class Decoder(nn.Module):
 
         window: keys that a query sees at most, in every layer; None for all before it.
         """
-        x = self.position.embed(self.embedding(inputs) * self.embedding_scale)
+        x = self.position.embed(self.embedding.embed(inputs) * self.embedding_scale)
         x = self.dropout(x)
         bias = self._bias(inputs.shape[1], window)
         for block in self.blocks:
@@ -188,8 +152,7 @@ class Decoder(nn.Module):
                 x = checkpoint(block, x, self.position, bias, use_reentrant=False)
             else:
                 x = block(x, self.position, bias)
-        losses: Tensor = self.head(self.norm(x), targets, self.embedding.weight)
-        return losses
+        return self.embedding.losses(self.norm(x), targets)
 
     def _bias(self, length: int, window: int | None) -> Bias:
         return replace(self.position.bias(length), window=window).at(length)
@@ -198,22 +161,36 @@ class Decoder(nn.Module):
         """The backend that computes attention at a length, with gradients if they are enabled."""
         if self.wanted_backend != "auto":
             return self.wanted_backend
-        device = self.embedding.weight.device.type
-        return choose(self._bias(length, window), device, torch.is_grad_enabled())
+        device, training = next(self.parameters()).device.type, torch.is_grad_enabled()
+        dropout = self.attention_dropout if training else 0.0
+        return choose(self._bias(length, window), device, training, dropout)
 
     @property
     def n_parameters(self) -> int:
-        """Trainable numbers; the tied embedding counts once."""
+        """Trainable numbers; what is tied counts once."""
         return sum(p.numel() for p in self.parameters())
 
     def training_flops_per_token(self, length: int) -> float:
         """Floating-point operations of one training step, per token.
 
-        Matrix products alone: 6 for each weight (forward 2, backward 4; the tied embedding counts
-        once, as the softmax), and 12 n_layers d_model for each of the (length + 1) / 2 keys that a
-        query sees on average.
+        Matrix products alone: 6 for each weight that a token meets (forward 2, backward 4), and
+        12 n_layers d_model for each of the (length + 1) / 2 keys that a query sees on average.
         """
         matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
-        weights = self.embedding.weight.numel() + sum(p.numel() for p in matrices)
-        attention = len(self.blocks) * self.embedding.embedding_dim * (length + 1) / 2
+        weights = self.embedding.weights_per_token() + sum(p.numel() for p in matrices)
+        attention = len(self.blocks) * self.d_model * (length + 1) / 2
         return 6.0 * weights + 12.0 * attention
+
+
+def build_softmax(config: "ModelConfig", vocab_size: int) -> TiedSoftmax | AdaptiveSoftmax:
+    """The input and output layer: adaptive if there are cutoffs, one matrix if there are none."""
+    if not config.cutoffs:
+        return TiedSoftmax(vocab_size, config.d_model)
+    cutoffs, factor, dropout = config.cutoffs, config.cutoff_factor, config.tail_dropout
+    return AdaptiveSoftmax(vocab_size, config.d_model, cutoffs, factor, dropout)
+
+
+def check_vocabulary(config: "ModelConfig", vocab_size: int) -> None:
+    """Refuse cutoffs that the vocabulary does not reach, before anything is built."""
+    if config.cutoffs:
+        band_edges(config.cutoffs, vocab_size)

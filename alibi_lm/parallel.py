@@ -54,8 +54,15 @@ def share_rows(rows: Tensor) -> Tensor:
     return rows.chunk(processes.count())[processes.rank()]
 
 
-def gradient_norm(model: nn.Module, limit: float) -> float:
-    """The norm of the gradient over all processes; then it is scaled down to the limit."""
+def gradient_norm(model: nn.Module, limit: float, factor: float = 1.0) -> float:
+    """The norm of the gradient over all processes; then it is scaled down to the limit.
+
+    factor: what the gradients are too large by, and are divided by first.
+    """
+    if factor != 1.0:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(factor)
     norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
     if hasattr(norm, "full_tensor"):
         norm = norm.full_tensor()

@@ -63,7 +63,8 @@ def compile_every_shape() -> None:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
-# Dense products per second of data sheets, without sparsity; float32 without TF32.
+# Dense products per second of data sheets, without sparsity; float32 without TF32, float16 as
+# bfloat16.
 DATA_SHEETS = {
     "H200 NVL": {"bfloat16": 835e12, "float32": 60e12},
     "H200": {"bfloat16": 989e12, "float32": 67e12},
@@ -82,12 +83,13 @@ def peak_flops(device: torch.device, dtype: str) -> tuple[float, str] | None:
     if "MIG" in name:  # a slice of a card
         return None
     listed = next((words for words in DATA_SHEETS if all(w in name for w in words.split())), None)
-    return (DATA_SHEETS[listed][dtype], f"data sheet of the {listed}") if listed else None
+    rate = "float32" if dtype == "float32" else "bfloat16"
+    return (DATA_SHEETS[listed][rate], f"data sheet of the {listed}") if listed else None
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     """Matrix products in `dtype`, everything delicate in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
 
 
 def keep_freed_memory() -> None:

@@ -6,6 +6,7 @@ metrics of one that was not, bit for bit (on one machine, where `deterministic`)
 """
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import torch
@@ -17,8 +18,9 @@ from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.interruption import Interrupted, deferred
+from alibi_lm.loss_scale import LossScale
 from alibi_lm.metrics import MetricsFile
-from alibi_lm.model import check_backend
+from alibi_lm.model import check_backend, check_vocabulary
 from alibi_lm.parallel import share_model
 from alibi_lm.positions import build_position
 from alibi_lm.progress import bar, logged, say
@@ -41,12 +43,14 @@ def training_device(config: Config) -> torch.device:
     """The device to train on; a UserError if it is not there or the backend cannot train on it."""
     device = resolve_device(config.device)
     position = build_position(config.position, config.model)
-    check_backend(config.backend, position, device.type, window=None, training=True)
+    dropout = config.model.attention_dropout
+    check_backend(config.backend, position, device.type, training=True, dropout=dropout)
     return device
 
 
 def training_batches(config: Config, data: TokenizedCorpus) -> Batches:
-    """The run's batches; a UserError if the text is too short or processes cannot share them."""
+    """The run's batches; a UserError if the text does not fit the model, or they cannot be made."""
+    check_vocabulary(config.model, data.vocab_size)
     if problems := config.sharing_problems(processes.count()):
         raise SettingsError(problems)
     return Batches(data.split("train"), config.train_length, config.sequences_per_step, config.seed)
@@ -107,6 +111,7 @@ class Session:
         self.recent: list[float] = []  # losses since the last line of metrics.jsonl
         self.seconds = 0.0  # of all sessions, up to the last one's end
         self.first_step_seconds: float | None = None  # with compile=true mostly the compiler's
+        self.scale = LossScale() if config.dtype == "float16" else None
         self._resume()
         self.started = self.saved_at = 0.0  # when training begins
         self.saved_step = self.step
@@ -135,6 +140,8 @@ class Session:
         self.recent = state.notes["recent"]
         self.seconds = state.notes["seconds"]
         self.first_step_seconds = state.notes["first_step_seconds"]
+        if self.scale:
+            self.scale = LossScale(**state.notes["loss_scale"])
 
     def train(self) -> None:
         """Make the updates that are missing; a UserError where the loss is no number."""
@@ -163,6 +170,7 @@ class Session:
                 self.device,
                 self.step,
                 stop_if_asked,
+                self.scale,
             )
             try:
                 for done in updates:
@@ -236,6 +244,7 @@ class Session:
             "recent": self.recent,
             "seconds": self._elapsed(),
             "first_step_seconds": self.first_step_seconds,
+            "loss_scale": asdict(self.scale) if self.scale else None,
         }
         if processes.is_first():
             self.metrics.sync()  # whenever a checkpoint is there, so are the lines before it

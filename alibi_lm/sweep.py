@@ -185,7 +185,8 @@ def report(members: list[Member]) -> bool:
         run, wanted = member.run, protocols(config.evaluation, config.train_length)
         try:
             there = run.results()
-            missing = missing_results(run, wanted, config.backend, again=False)
+            dtype = config.evaluation.dtype or config.dtype
+            missing = missing_results(run, wanted, config.backend, dtype, again=False)
         except UserError:  # its rows are damaged, as its failure says
             there, missing = {}, wanted
         results += [there[protocol] for protocol in wanted if protocol in there]

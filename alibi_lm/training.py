@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from alibi_lm import processes
 from alibi_lm.attention import leave_uncompiled
-from alibi_lm.config import Config, OptimConfig
+from alibi_lm.config import AdamwConfig, Config, NagConfig, OptimConfig
 from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import NonfiniteError
+from alibi_lm.loss_scale import LossScale
 from alibi_lm.model import Decoder
 from alibi_lm.parallel import gradient_norm, share_rows, sum_gradients
 from alibi_lm.runtime import autocast, compile_every_shape
@@ -26,12 +27,27 @@ from alibi_lm.runtime import autocast, compile_every_shape
 def lr_at(step: int, optim: OptimConfig) -> float:
     """Learning rate of the update after `step` completed ones."""
     if step < optim.warmup_steps:
-        return optim.lr * (step + 1) / optim.warmup_steps
+        if optim.warmup_init_lr is None:
+            return optim.lr * (step + 1) / optim.warmup_steps
+        # fairseq's cosine_lr_scheduler.py
+        return optim.warmup_init_lr + step * (optim.lr - optim.warmup_init_lr) / optim.warmup_steps
     done = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
     return optim.min_lr + (optim.lr - optim.min_lr) * (1 + math.cos(math.pi * done)) / 2
 
 
-def build_optimizer(model: Decoder, optim: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(model: Decoder, optim: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer that the configuration names.
+
+    nag: fairseq's NAG (optim/nag.py) keeps minus the learning rate times torch's momentum, and
+    corrects it when the rate changes; the steps are those of torch's SGD with Nesterov momentum.
+    """
+    if isinstance(optim, NagConfig):
+        return torch.optim.SGD(model.parameters(), optim.lr, optim.momentum, nesterov=True)
+    assert isinstance(optim, AdamwConfig)
+    return _adamw(model, optim)
+
+
+def _adamw(model: Decoder, optim: AdamwConfig) -> torch.optim.AdamW:
     """AdamW that decays the matrices and leaves norms, biases and the positional scheme alone."""
     positional = {id(p) for p in model.position.parameters()}
     decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in positional]
@@ -73,11 +89,12 @@ def train(
     device: torch.device,
     first: int = 0,
     before_pass: Callable[[], None] = lambda: None,
+    scale: LossScale | None = None,
 ) -> Iterator[Update]:
     """Run the recipe from the update after `first` completed ones, an Update at a time.
 
     before_pass: called before each forward pass; where it raises, the unfinished update has
-    changed nothing.
+    changed nothing. scale: of the loss, where dtype=float16.
     """
     model.train()
     for step in range(first, config.optim.steps):
@@ -86,7 +103,7 @@ def train(
             group["lr"] = lr
         torch.manual_seed(dropout_seed(config.seed, step, processes.rank()))
         inputs, targets = (share_rows(torch.from_numpy(x)).to(device) for x in batches[step])
-        loss, norm = update(model, optimizer, inputs, targets, config, device, before_pass)
+        loss, norm = update(model, optimizer, inputs, targets, config, device, before_pass, scale)
         if not math.isfinite(loss) or not math.isfinite(norm):
             blocks = ", ".join(map(str, batches.blocks(step)))
             raise NonfiniteError(
@@ -112,12 +129,40 @@ def update(
     config: Config,
     device: torch.device,
     before_pass: Callable[[], None] = lambda: None,
+    scale: LossScale | None = None,
 ) -> tuple[float, float]:
     """One optimizer update on the mean loss over all tokens, in grad_accum_steps passes.
 
     inputs, targets: (B, T), this process's share. Returns the loss (nats) and the gradient's norm
-    before clipping, both over all processes; if either is not finite, nothing is updated.
+    before clipping, both over all processes; if either is not finite, nothing is updated. With a
+    scale of the loss, an update whose gradient overflows is computed again with a smaller one.
     """
+    while True:
+        factor = scale.value if scale else 1.0
+        loss = _gradients(model, inputs, targets, config, device, before_pass, factor)
+        norm = gradient_norm(model, config.optim.grad_clip, factor)
+        if math.isfinite(norm) or not math.isfinite(loss) or not scale or not scale.can_shrink:
+            break
+        scale.shrink()
+        optimizer.zero_grad(set_to_none=True)
+    if math.isfinite(loss) and math.isfinite(norm):
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if scale:
+            scale.succeeded()
+    return loss, norm
+
+
+def _gradients(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    config: Config,
+    device: torch.device,
+    before_pass: Callable[[], None],
+    factor: float,
+) -> float:
+    """The loss over all processes (nats); its gradients, times the factor, are in the model."""
     loss = 0.0
     n_processes = processes.count()
     passes = config.grad_accum_steps(n_processes)
@@ -127,13 +172,9 @@ def update(
         sum_gradients(model, in_next_pass=number == passes)
         with autocast(device, config.dtype):
             part = model(x, y).sum() / (targets.numel() * n_processes)
-        (part * n_processes).backward()  # gradients are averaged over the processes
+        (part * n_processes * factor).backward()  # gradients are averaged over the processes
         loss += part.item()
-    loss, norm = processes.total(loss), gradient_norm(model, config.optim.grad_clip)
-    if math.isfinite(loss) and math.isfinite(norm):
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return loss, norm
+    return processes.total(loss)
 
 
 def build_model(config: Config, data: TokenizedCorpus) -> Decoder:

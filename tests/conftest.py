@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from alibi_lm.config import Config, EvaluationConfig, ModelConfig, OptimConfig, TrackingConfig
+from alibi_lm.config import AdamwConfig, Config, EvaluationConfig, ModelConfig, TrackingConfig
 from alibi_lm.data.text import TextConfig
 from alibi_lm.data.tokenizers import BpeConfig
 from alibi_lm.positions import SCHEMES
@@ -70,7 +70,7 @@ def small_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
             "model": ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=32),
             "data": TextConfig(train=[str(text_file)], held_out=0.2),
             "tokenizer": BpeConfig(vocab_size=300),
-            "optim": OptimConfig(steps=6, warmup_steps=2, tokens_per_step=64),
+            "optim": AdamwConfig(steps=6, warmup_steps=2, tokens_per_step=64),
             "evaluation": EvaluationConfig(lengths=[16, 40]),
             "train_length": 16,
             "device": "cpu",

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from alibi_lm.cli import CONFIGS
 from alibi_lm.config import (
+    AdamwConfig,
     Config,
     EvaluateConfig,
     EvaluationConfig,
@@ -25,6 +26,8 @@ from alibi_lm.positions import SCHEMES
 ALSO = {
     "data/text": ["data.train=[a]", "data.held_out=0.1"],
     "tokenizer/file": [f"tokenizer.path={Path(__file__)}"],
+    "scale/smoke": ["experiment=novels"],
+    "scale/small": ["experiment=novels"],
 }
 
 
@@ -51,7 +54,7 @@ def test_every_scheme_has_a_choice_of_its_name() -> None:
 def test_yaml_and_dataclass_defaults_agree() -> None:
     """So that a configuration made in Python is the one that the command line makes."""
     config = composed("position=none", "tokenizer=bytes")
-    assert config == Config()
+    assert config == Config(optim=AdamwConfig())
 
 
 def test_round_trip(small_config: Callable[..., Config]) -> None:
@@ -103,6 +106,11 @@ def test_every_problem_is_told_at_once() -> None:
         (["seed=4294967296"], "seed: given 4294967296, but it must be below 4294967296"),
         (["position=rotary", "model.d_model=6", "model.n_heads=2"], "needs an even head size"),
         (["position=sinusoidal", "model.d_model=5", "model.n_heads=1"], "needs an even width"),
+        (["model.cutoffs=[5,5]"], "model.cutoffs: given [5, 5], but they must increase"),
+        (["model.cutoffs=[9,5]"], "model.cutoffs: given [9, 5], but they must increase"),
+        (["model.cutoffs=[1,2,3,4]"], "narrower than 1"),
+        (["model.tail_dropout=0.1"], "there are no tails"),
+        (["optim=paper", "optim.momentum=1"], "optim.momentum: given 1.0, but it must be below 1"),
         (["position=t5", "position.num_buckets=7"], "the buckets must be even in number"),
         (["position.name=rotary"], "position.name: given 'rotary', but it must be one of alibi"),
     ],
@@ -130,5 +138,19 @@ def test_evaluation_needs_a_run() -> None:
 
 
 def test_model_presets() -> None:
-    assert composed("model=paper").model == ModelConfig(16, 8, 1024, 4096, 0.3, False)
+    paper = composed("model=paper").model
+    assert paper == ModelConfig(
+        n_layers=16,
+        n_heads=8,
+        d_model=1024,
+        d_ff=4096,
+        dropout=0.3,
+        attention_dropout=0.1,
+        activation_dropout=0.1,
+        final_norm=False,
+        init="fairseq",
+        cutoffs=[20000, 60000],
+        cutoff_factor=4,
+        tail_dropout=0.2,
+    )
     assert composed("model=small").model.d_model == 512

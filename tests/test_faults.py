@@ -15,11 +15,11 @@ import pytest
 from conftest import ROOT, Fork
 from samples import outcome
 
-from alibi_lm.config import Config, OptimConfig
+from alibi_lm.config import AdamwConfig, Config
 from alibi_lm.runs import Run
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
-OPTIM = OptimConfig(steps=40, warmup_steps=5, tokens_per_step=64)
+OPTIM = AdamwConfig(steps=40, warmup_steps=5, tokens_per_step=64)
 
 
 def start(name: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:

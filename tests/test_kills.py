@@ -15,7 +15,7 @@ from pathlib import Path
 from conftest import Fork
 from samples import outcome
 
-from alibi_lm.config import Config, OptimConfig
+from alibi_lm.config import AdamwConfig, Config
 from alibi_lm.runs import Run
 
 N_KILLS = int(os.environ.get("KILLS", "20"))
@@ -37,7 +37,7 @@ def stage(config: Config, place: Path) -> str:
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
     small_config: Callable[..., Config], fork: Fork, tmp_path: Path
 ) -> None:
-    optim = OptimConfig(
+    optim = AdamwConfig(
         steps=30, warmup_steps=5, tokens_per_step=64, micro_batch_size=1, lr=1e-2, min_lr=1e-3
     )
     config = small_config("t5", optim=optim, checkpoint_seconds=0)

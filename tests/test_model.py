@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from alibi_lm import model as model_module
+from alibi_lm import softmax as softmax_module
 from alibi_lm.config import ModelConfig
 from alibi_lm.errors import UserError
-from alibi_lm.model import UNSCORED, Decoder, check_backend
+from alibi_lm.model import Decoder, check_backend
 from alibi_lm.positions import SCHEMES, Position, PositionConfig
+from alibi_lm.softmax import UNSCORED
 
 SIZES = ModelConfig(n_layers=2, n_heads=4, d_model=32, d_ff=64)
 VOCAB = 50
@@ -92,7 +94,7 @@ def test_losses_in_slices_equal_losses_at_once(monkeypatch: pytest.MonkeyPatch) 
     x, y = batch(33)
     net = decoder("alibi")
     at_once = net(x, y)
-    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", {"evaluation": 7 * VOCAB})
+    monkeypatch.setattr(softmax_module, "LOGITS_AT_ONCE", {"evaluation": 7 * VOCAB})
     with torch.no_grad():
         torch.testing.assert_close(net(x, y), at_once.detach())
 
@@ -109,8 +111,8 @@ def test_a_loss_in_chunks_has_the_gradients_of_the_loss_at_once(
 
     at_once = gradients()
     held: list[int] = []
-    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", {"training": 7 * VOCAB})
-    monkeypatch.setattr(model_module, "token_losses", counting(model_module.token_losses, held))
+    monkeypatch.setattr(softmax_module, "LOGITS_AT_ONCE", {"training": 7 * VOCAB})
+    monkeypatch.setattr(softmax_module, "token_losses", counting(softmax_module.token_losses, held))
     for got, wanted in zip(gradients(), at_once, strict=True):
         torch.testing.assert_close(got, wanted)
     assert max(held) == 7
@@ -131,7 +133,7 @@ def test_chunks_under_autocast_sum_their_gradients_in_float32(
 
     exact = torch.autograd.grad(net(x, y).sum(), [net.embedding.weight])[0]
     at_once = gradient()
-    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", {"training": VOCAB})
+    monkeypatch.setattr(softmax_module, "LOGITS_AT_ONCE", {"training": VOCAB})
     error = torch.linalg.vector_norm(gradient() - exact)
     assert error < 1.1 * torch.linalg.vector_norm(at_once - exact)
 

@@ -13,10 +13,10 @@ import pytest
 from conftest import Fork
 from samples import outcome
 
-from alibi_lm.config import Config, OptimConfig
+from alibi_lm.config import AdamwConfig, Config
 from alibi_lm.runs import Run
 
-OPTIM = OptimConfig(steps=20, warmup_steps=2, tokens_per_step=64, micro_batch_size=1)
+OPTIM = AdamwConfig(steps=20, warmup_steps=2, tokens_per_step=64, micro_batch_size=1)
 
 
 def finish(processes: list[Any], config: Config) -> dict[str, Any]:

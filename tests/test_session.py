@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alibi_lm.checkpoint import Checkpoints
-from alibi_lm.config import Config, OptimConfig
+from alibi_lm.config import AdamwConfig, Config
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import NonfiniteError, UserError
 from alibi_lm.metrics import read_metrics
@@ -61,7 +61,7 @@ def test_a_trained_run_is_not_trained_again(
 
 def test_a_loss_that_is_no_number_stops_the_run(small_config: Callable[..., Config]) -> None:
     config = small_config(
-        optim=OptimConfig(steps=30, warmup_steps=0, tokens_per_step=64, lr=1e20, min_lr=0)
+        optim=AdamwConfig(steps=30, warmup_steps=0, tokens_per_step=64, lr=1e20, min_lr=0)
     )
     data = prepared(config)
     with pytest.raises(NonfiniteError) as caught:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from offline_runs import read
 
-from alibi_lm.config import Config, EvaluationConfig, OptimConfig, TrackingConfig
+from alibi_lm.config import AdamwConfig, Config, EvaluationConfig, TrackingConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.evaluation import evaluate_run
 from alibi_lm.metrics import read_metrics
@@ -19,7 +19,7 @@ from alibi_lm.runs import Run, find_run
 from alibi_lm.session import train_run
 from alibi_lm.tracking import WandbTracker, track
 
-OPTIM = OptimConfig(steps=30, warmup_steps=2, tokens_per_step=64)
+OPTIM = AdamwConfig(steps=30, warmup_steps=2, tokens_per_step=64)
 LENGTH = "extrapolation/length"
 PPL = "extrapolation/validation-nonoverlapping/ppl"
 

@@ -1,4 +1,5 @@
 import itertools
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from alibi_lm.config import Config, OptimConfig
+from alibi_lm.config import AdamwConfig, Config, NagConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
+from alibi_lm.loss_scale import LossScale
+from alibi_lm.model import Decoder
 from alibi_lm.session import training_batches
-from alibi_lm.training import build_model, build_optimizer, compile_blocks, lr_at, train
+from alibi_lm.training import build_model, build_optimizer, compile_blocks, lr_at, train, update
 
 CPU = torch.device("cpu")
 
@@ -31,7 +34,7 @@ def losses_of(config: Config) -> list[float]:
 
 
 def test_schedule() -> None:
-    optim = OptimConfig(steps=100, warmup_steps=10, lr=1.0, min_lr=0.1)
+    optim = AdamwConfig(steps=100, warmup_steps=10, lr=1.0, min_lr=0.1)
     rates = [lr_at(step, optim) for step in range(101)]
     assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
     assert rates[10] == pytest.approx(1.0)
@@ -56,7 +59,7 @@ def test_decay_spares_norms_biases_and_the_positional_scheme(
 
 @pytest.mark.parametrize("position", ["none", "sinusoidal", "rotary", "t5", "alibi"])
 def test_learns(small_config: Callable[..., Config], position: str) -> None:
-    optim = OptimConfig(steps=60, warmup_steps=5, tokens_per_step=256, lr=1e-2, min_lr=1e-3)
+    optim = AdamwConfig(steps=60, warmup_steps=5, tokens_per_step=256, lr=1e-2, min_lr=1e-3)
     losses = losses_of(small_config(position, optim=optim))
     assert losses[-1] < losses[0] - 1.5
 
@@ -110,3 +113,106 @@ def test_compiled(small_config: Callable[..., Config]) -> None:
     for position in ("t5", "alibi"):
         wanted = pytest.approx(losses_of(small_config(position)), rel=1e-4)
         assert losses_of(small_config(position, compile=True)) == wanted
+
+
+class Toy(torch.nn.Module):
+    """Losses per token of tokens in a ring, smooth and in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.a = torch.nn.Parameter(torch.randn(11, 5, generator=generator, dtype=torch.float64))
+        self.b = torch.nn.Parameter(torch.randn(5, 11, generator=generator, dtype=torch.float64))
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = self.a[inputs].tanh() @ self.b
+        return -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+
+
+def test_the_papers_recipe_step_by_step(small_config: Callable[..., Config]) -> None:
+    """NAG, schedule and clipping as fairseq's own formulas have them, in float64, 50 updates."""
+    steps, warmup, peak, least, first, clip, momentum = 50, 12, 1.0, 1e-4, 1e-7, 0.1, 0.99
+    optim = NagConfig(
+        steps=steps,
+        warmup_steps=warmup,
+        lr=peak,
+        min_lr=least,
+        warmup_init_lr=first,
+        grad_clip=clip,
+        momentum=momentum,
+        tokens_per_step=64,
+        micro_batch_size=2,
+    )
+    config = small_config(optim=optim)
+    generator = np.random.default_rng(0)
+    stream = generator.integers(11, size=(steps, 4, 17))
+    ours, theirs = Toy(), Toy()
+    optimizer = build_optimizer(ours, optim)  # type: ignore[arg-type]
+    velocity, rate_before, clipped = [torch.zeros_like(p) for p in theirs.parameters()], 0.0, 0
+
+    for step in range(steps):
+        inputs, targets = (
+            torch.from_numpy(stream[step, :, part]) for part in (slice(16), slice(1, 17))
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(step, optim)
+        loss, norm = update(ours, optimizer, inputs, targets, config, CPU)
+
+        if step < warmup:
+            rate = first + step * (peak - first) / warmup
+        else:
+            turn = math.cos(math.pi * (step - warmup) / (steps - warmup))
+            rate = least + 0.5 * (peak - least) * (1 + turn)
+        total = theirs(inputs, targets).sum()
+        gradients = [g / 64 for g in torch.autograd.grad(total, list(theirs.parameters()))]
+        length = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        shrink = min(1.0, clip / (length + 1e-6))
+        clipped += shrink < 1
+        correct = rate / rate_before if rate_before > 0 else rate
+        with torch.no_grad():
+            for p, v, g in zip(theirs.parameters(), velocity, gradients, strict=True):
+                p += momentum * momentum * correct * v - (1 + momentum) * rate * shrink * g
+                v.mul_(momentum * correct).sub_(rate * shrink * g)
+        rate_before = rate
+
+        assert loss == pytest.approx(float(total) / 64, rel=1e-12)
+        assert norm == pytest.approx(length, rel=1e-9)
+        for mine, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-12)
+    assert clipped > 20
+
+
+def test_float16_scales_the_loss(small_config: Callable[..., Config]) -> None:
+    """A scale at which gradients overflow shrinks until they do not, and harms no update."""
+    config = small_config(dtype="float16")
+    data = prepared(config)
+
+    def after_a_step(scale: LossScale | None, dtype: str) -> tuple[list[float], Decoder]:
+        model = build_model(config, data)
+        batches = training_batches(config, data)
+        one = replace(config, dtype=dtype, optim=replace(config.optim, steps=2))
+        optimizer = build_optimizer(model, one.optim)
+        updates = train(model, optimizer, batches, one, CPU, scale=scale)
+        return [u.grad_norm for u in updates], model
+
+    norms, exact = after_a_step(None, "float32")
+    for start in (2.0**7, 2.0**30):
+        scale = LossScale(start)
+        scaled, model = after_a_step(scale, "float16")
+        assert scaled == pytest.approx(norms, rel=0.02)
+        for mine, wanted in zip(model.parameters(), exact.parameters(), strict=True):
+            assert (mine - wanted).abs().max() < 2 * config.optim.lr + 1e-6
+        assert scale.value <= start and 0 < scale.updates <= 2
+    assert scale.value < 2.0**30
+
+
+def test_loss_scale_grows_back() -> None:
+    scale = LossScale()
+    scale.shrink()
+    for _ in range(2**11):
+        assert scale.value == 64
+        scale.succeeded()
+    assert (scale.value, scale.updates) == (128, 0)
+    while scale.can_shrink:
+        scale.shrink()
+    assert 1e-4 <= scale.value < 2e-4

@@ -29,36 +29,46 @@ from alibi_lm.attention.reference import attend_reference
 from alibi_lm.attention.row import attend_row
 
 ANY_BIAS = ("blocks", "flex", "reference")  # backends that compute whatever a Bias can say
-Attend = Callable[[Tensor, Tensor, Tensor, Bias], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, Bias, float], Tensor]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias, backend: str = "auto") -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Bias, backend: str = "auto", dropout: float = 0.0
+) -> Tensor:
     """softmax(q k^T / sqrt(head_dim) + bias) v over the keys j <= i. (B, H, T, K).
 
+    dropout: the probability that an element of the softmax is dropped; the others grow for it.
     Raises a ValueError if the named backend cannot; `problem` says so beforehand.
     """
     bias, device, training = bias.at(q.shape[2]), q.device.type, torch.is_grad_enabled()
     q, k = q.to(v.dtype), k.to(v.dtype)  # a scheme may turn them in float32
     if backend == "auto":
-        backend = choose(bias, device, training)
-    elif found := problem(backend, bias, device, training):
+        backend = choose(bias, device, training, dropout)
+    elif found := problem(backend, bias, device, training, dropout):
         raise ValueError(found)
     # q, k and v have the precision that was asked for; autocast would round the bias, too.
     with torch.autocast(device, enabled=False):
-        return BACKENDS[backend](q, k, v, bias)
+        return BACKENDS[backend](q, k, v, bias, dropout)
 
 
-def choose(bias: Bias, device: str, training: bool) -> str:
+def choose(bias: Bias, device: str, training: bool, dropout: float = 0.0) -> str:
     """The backend for a bias on a device (`cpu` or `cuda`)."""
+    if device == "cpu" and dropout:
+        return "blocks"
     if bias.by_distance is not None or bias.window is not None:
-        return "blocks" if device == "cpu" else "flex"
+        return "blocks" if device == "cpu" or dropout else "flex"
     if bias.by_key is None:
         return "causal"
     return "coordinates" if problem("row", bias, device, training) else "row"
 
 
-def problem(backend: str, bias: Bias, device: str, training: bool) -> str | None:
+def problem(
+    backend: str, bias: Bias, device: str, training: bool, dropout: float = 0.0
+) -> str | None:
     """Why a backend cannot compute a bias on a device, or its gradients; None if it can."""
+    if dropout and (backend in ("row", "flex") or (device == "cpu" and backend not in ANY_BIAS)):
+        # The fused kernel of a CPU has none; torch would store the whole matrix instead.
+        return f"{backend} has no dropout of attention on this device; blocks, reference have"
     if backend == "flex" and device == "cpu" and training:
         return "flex has no gradients on a CPU; blocks, reference have"
     if backend in ANY_BIAS:
@@ -92,8 +102,8 @@ def leave_uncompiled() -> None:
         BACKENDS[name] = disabled
 
 
-def _attend_causal(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+def _attend_causal(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
 
 
 BACKENDS: dict[str, Attend] = {

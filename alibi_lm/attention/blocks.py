@@ -5,6 +5,9 @@ reverse order, they are a view of it with both strides 1, which the fused kernel
 its mask. Nothing of the size of length x length is stored, in either direction: the backward pass
 computes the attention of each block anew, with a few tensors of H x block x T, and the gradient of
 a bias by distance is the sum along the anti-diagonals of one of them, again by a view.
+
+With dropout, which fused kernels of a CPU have not, the forward pass works like the backward pass;
+what is dropped is drawn again from the same seed.
 """
 
 import math
@@ -25,11 +28,13 @@ BACKWARD_BLOCK = 128
 ELEMENTS = 2**21  # of each such tensor in the backward pass: 8 MiB, about a cache
 
 
-def attend_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+def attend_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
     """`attend` for any bias; learned ones get their gradients."""
     window = bias.window or q.shape[2]
+    # From the generator of the CPU, whose state checkpointing restores, without waiting for a GPU.
+    seed = int(torch.randint(2**62, ()).item()) if dropout else 0
     out: Tensor = _Blocks.apply(  # type: ignore[no-untyped-call]
-        q, k, v, bias.by_distance, bias.by_key, window
+        q, k, v, bias.by_distance, bias.by_key, window, dropout, seed
     )
     return out
 
@@ -46,8 +51,15 @@ class _Blocks(torch.autograd.Function):
         by_distance: Tensor | None,
         by_key: Tensor | None,
         window: int,
+        dropout: float,
+        seed: int,
     ) -> Tensor:
         batch, heads, length, head_dim = q.shape
+        ctx.window, ctx.dropout, ctx.seed = window, dropout, seed
+        if dropout:
+            out = _forward_with_dropout(ctx, q, k, v, by_distance, by_key)
+            ctx.save_for_backward(q, k, v, out, by_distance, by_key)
+            return out
         rows = _Rows(by_distance, by_key, window, length, FORWARD_BLOCK, q.device)
         # Laid out as the fused kernels lay theirs, so that heads are joined without a copy.
         out = q.new_empty(batch, length, heads, head_dim).transpose(1, 2)
@@ -60,7 +72,6 @@ class _Blocks(torch.autograd.Function):
             )
             out[:, :, start:stop] = block.flip(2)
         ctx.save_for_backward(q, k, v, out, by_distance, by_key)
-        ctx.window = window
         return out
 
     @staticmethod
@@ -68,6 +79,31 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad_out.device.type, enabled=False):
             return _backward(ctx, grad_out)
+
+
+def _forward_with_dropout(
+    ctx: Any, q: Tensor, k: Tensor, v: Tensor, by_distance: Tensor | None, by_key: Tensor | None
+) -> Tensor:
+    """In the blocks of the backward pass, so that both drop the same."""
+    length, head_dim = q.shape[2:]
+    rows = _Rows(by_distance, by_key, ctx.window, length, BACKWARD_BLOCK, q.device)
+    queries = (q.float() * head_dim**-0.5).flatten(0, 1)  # (N, T, K)
+    keys, values = k.float().flatten(0, 1), v.float().flatten(0, 1)
+    out = torch.empty_like(values)
+    for n in _sequences(q.shape, ctx.window):
+        for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
+            block = rows.reversed(start, stop, first)
+            attention = _attention(queries[n, start:stop].flip(1), keys[n, first:stop], block)
+            attention *= _kept(attention, ctx, n, start)
+            out[n, start:stop] = (attention @ values[n, first:stop]).flip(1)
+    return out.view(v.shape).to(v.dtype)
+
+
+def _kept(attention: Tensor, ctx: Any, n: slice, start: int) -> Tensor:
+    """What a block's attention is multiplied by: zero, or what makes up for the zeros."""
+    generator = torch.Generator(attention.device).manual_seed(hash((ctx.seed, n.start, start)))
+    kept = torch.empty_like(attention).bernoulli_(1 - ctx.dropout, generator=generator)
+    return kept.div_(1 - ctx.dropout)
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -98,8 +134,14 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         grad_block = grads[n, start:stop].flip(1)
         k_seen, v_seen = keys[n, first:stop], values[n, first:stop]
         attention = _attention(q_block, k_seen, rows.reversed(start, stop, first))
-        grad_v[n, first:stop].baddbmm_(attention.mT, grad_block)
-        grad_logits = (grad_block @ v_seen.mT).mul_(attention)  # (N, R, columns)
+        if ctx.dropout:
+            kept = _kept(attention, ctx, n, start)
+            grad_v[n, first:stop].baddbmm_((attention * kept).mT, grad_block)
+            grad_logits = (grad_block[..., :-1] @ v_seen[..., :-1].mT).mul_(kept)
+            grad_logits.add_(grad_block[..., -1:]).mul_(attention)
+        else:
+            grad_v[n, first:stop].baddbmm_(attention.mT, grad_block)
+            grad_logits = (grad_block @ v_seen.mT).mul_(attention)  # (N, R, columns)
         del attention
         grad_k[n, first:stop].baddbmm_(grad_logits.mT, q_block)
         grad_q[n, start:stop] = (grad_logits @ k_seen).flip(1)
@@ -111,9 +153,7 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         torch.sum(by_sequence, 0, out=summed[..., : stop - first])
         return summed
 
-    columns = min(length, ctx.window + BACKWARD_BLOCK)
-    at_once = max(1, ELEMENTS // (heads * BACKWARD_BLOCK * columns))
-    for n in (slice(i, i + at_once * heads) for i in range(0, batch * heads, at_once * heads)):
+    for n in _sequences(q.shape, ctx.window):
         for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
             summed = add_block(n, start, stop, first)
             if summed is not None and by_distance_grad is not None:
@@ -131,7 +171,15 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
     grad_q *= head_dim**-0.5
     grads_qkv = narrow(grad_q, q), narrow(grad_k, k), narrow(grad_v, v)
-    return (*grads_qkv, by_distance_grad, by_key_grad, None)
+    return (*grads_qkv, by_distance_grad, by_key_grad, None, None, None)
+
+
+def _sequences(shape: torch.Size, window: int) -> Iterator[slice]:
+    """As many sequences, with their heads, as are computed at once. shape: (B, H, T, K)."""
+    batch, heads, length, _ = shape
+    columns = min(length, window + BACKWARD_BLOCK)
+    at_once = heads * max(1, ELEMENTS // (heads * BACKWARD_BLOCK * columns))
+    return (slice(i, i + at_once) for i in range(0, batch * heads, at_once))
 
 
 def _blocks(length: int, window: int, size: int) -> Iterator[tuple[int, int, int]]:

@@ -16,11 +16,11 @@ from alibi_lm.attention.bias import Bias
 UNIT = 256.0
 
 
-def attend_coordinates(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+def attend_coordinates(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
     """`attend` for a bias by key alone."""
     head_dim = q.shape[-1]
     out = F.scaled_dot_product_attention(
-        *widen(q, k, v, bias), is_causal=True, scale=head_dim**-0.5
+        *widen(q, k, v, bias), is_causal=True, scale=head_dim**-0.5, dropout_p=dropout
     )
     return out[..., :head_dim]
 

@@ -21,9 +21,11 @@ BLOCK = 128  # of queries and of keys; lengths are filled up to a multiple
 NARROWEST = 16  # head that the compiled kernel takes
 
 
-def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    """`attend` for any bias; learned ones get their gradients."""
+def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
+    """`attend` for any bias, without dropout; learned ones get their gradients."""
     from torch.nn.attention.flex_attention import flex_attention
+
+    assert not dropout
 
     length, head_dim = q.shape[2:]
     # Causal attention does not see what is filled up behind, and lengths that are no multiple of

@@ -13,9 +13,9 @@ from alibi_lm.attention.bias import Bias
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-def attend_row(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    """`attend` for a bias by key alone, which gets no gradient."""
-    assert bias.by_key is not None
+def attend_row(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
+    """`attend` for a bias by key alone, which gets no gradient, without dropout."""
+    assert bias.by_key is not None and not dropout
     batch, _, length, _ = q.shape
     mask = bias.by_key[None, :, None].expand(batch, -1, length, -1)  # (B, H, T, T), H x T stored
     out: Tensor = _fused(q, k, v, 0.0, True, attn_mask=mask)[0]

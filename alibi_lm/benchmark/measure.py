@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from alibi_lm.benchmark.peers import PEERS, check_peers
-from alibi_lm.config import BenchmarkConfig, Config, OptimConfig
+from alibi_lm.config import AdamwConfig, BenchmarkConfig, Config
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation import reader, score
 from alibi_lm.files import write_atomically
@@ -61,7 +61,10 @@ def benchmark(config: BenchmarkConfig) -> list[Speed]:
     check_peers(config.peers, config.positions, config.model)
     for name in config.positions:
         position = build_position(SCHEMES[name][0](), config.model)
-        check_backend(config.backend, position, device.type, None, TRAINING in config.phases)
+        training, dropout = TRAINING in config.phases, config.model.attention_dropout
+        check_backend(
+            config.backend, position, device.type, training=training, dropout=dropout * training
+        )
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
@@ -169,7 +172,7 @@ def _contestants(
         run = Config(
             position=SCHEMES[position][0](),
             model=config.model,
-            optim=OptimConfig(tokens_per_step=n_sequences * length),
+            optim=AdamwConfig(tokens_per_step=n_sequences * length),
             train_length=length,
             dtype=config.dtype,
         )

@@ -66,10 +66,16 @@ def check_peers(names: list[str], positions: list[str], model: ModelConfig) -> N
             f"peers: given {','.join(names)}, whose feed-forward layers are 4 x d_model wide; "
             f"model.d_ff is {model.d_ff} and model.d_model {model.d_model}"
         )
-    if model.dropout and names:
+    dropouts = ("dropout", "attention_dropout", "activation_dropout")
+    if names and (set_ones := [name for name in dropouts if getattr(model, name)]):
         raise UserError(
-            f"peers: given {','.join(names)}, which have no dropout; model.dropout is "
-            f"{model.dropout}, set it to 0"
+            f"peers: given {','.join(names)}, which have no dropout; set "
+            f"{', '.join(f'model.{name}' for name in set_ones)} to 0"
+        )
+    if names and model.cutoffs:
+        raise UserError(
+            f"peers: given {','.join(names)}, which have a plain softmax; model.cutoffs is "
+            f"{model.cutoffs}, set it to []"
         )
 
 

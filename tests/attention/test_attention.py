@@ -378,4 +378,50 @@ def test_on_a_gpu(form: str, length: int, window: int | None, dtype: torch.dtype
 def test_flex_fills_up_to_its_block_and_cuts_off() -> None:
     q, k, v = qkv(1, 2, BLOCK + 5, 8)
     with torch.no_grad():
-        assert attend_flex(q, k, v, Bias()).shape == q.shape
+        assert attend_flex(q, k, v, Bias(), dropout=0.0).shape == q.shape
+
+
+@pytest.mark.parametrize("window", [None, 150])
+def test_blocks_drop_the_same_in_both_directions(window: int | None) -> None:
+    """With the mask that blocks draw, the definition gives the same values and gradients."""
+    batch, heads, length, dropout = 2, 2, 300, 0.3
+    q, k, v = (x.requires_grad_() for x in qkv(batch, heads, length, 8))
+    by_distance, by_key = (torch.randn(heads, length, requires_grad=True) for _ in range(2))
+    bias = Bias(by_distance, by_key, window)
+    leaves = [q, k, v, by_distance, by_key]
+
+    torch.manual_seed(1)
+    ours = attend(q, k, v, bias, "blocks", dropout)
+    # The same attention with values that spell out which keys were kept.
+    torch.manual_seed(1)
+    spelled = torch.eye(length).expand(batch, heads, -1, -1)
+    weights = attend(q.detach(), k.detach(), spelled, bias, "blocks", dropout).detach()
+    exact = (q @ k.mT * 8**-0.5 + bias.matrix(length)).softmax(-1)
+    kept = (weights / exact).nan_to_num().round(decimals=2).detach()
+    reachable = exact > 0
+    assert ((kept == 0) | ((kept - 1 / 0.7).abs() < 0.02))[reachable].all()
+    assert 0.68 < (kept[reachable] > 0).float().mean() < 0.72
+    theirs = (exact * (kept > 0) / (1 - dropout)) @ v
+
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    towards = torch.randn_like(v)
+    for mine, wanted in zip(
+        torch.autograd.grad(ours, leaves, towards),
+        torch.autograd.grad(theirs, leaves, towards),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_where_dropout_can_be() -> None:
+    no_bias, by_key = Bias(), Bias(by_key=torch.zeros(2, 4))
+    assert choose(no_bias, "cpu", True, 0.1) == choose(by_key, "cpu", True, 0.1) == "blocks"
+    assert choose(no_bias, "cuda", True, 0.1) == "causal"
+    assert choose(by_key, "cuda", True, 0.1) == "coordinates"
+    assert choose(Bias(by_distance=torch.zeros(2, 4)), "cuda", True, 0.1) == "blocks"
+    for backend in ("causal", "row", "coordinates", "flex"):
+        assert "dropout" in (problem(backend, by_key, "cpu", True, 0.1) or "")
+    q, k, v = qkv(1, 2, 5, 8)
+    assert not torch.equal(attend(q, k, v, no_bias, dropout=0.5), attend(q, k, v, no_bias))
+    dropped = attend(q, k, v, no_bias, "reference", 0.5)
+    assert not torch.equal(dropped, attend(q, k, v, no_bias))
