@@ -7,6 +7,7 @@ line for each problem, what is wrong and what is allowed.
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -309,6 +310,30 @@ class EvaluateConfig:
 
 
 @dataclass
+class ConvertConfig:
+    """A checkpoint of the paper's authors, and the text that it will be evaluated on."""
+
+    checkpoint: str = setting("", "fairseq's .pt file")
+    dictionary: str = setting("", "the dict.txt that its words are numbered by")
+    position: PositionConfig = setting(PositionConfig, "its positional scheme; the file is silent")
+    data: DataConfig = setting(DataConfig, "the corpus")
+    output: str = setting("outputs", "folder for runs")
+    cache: str = setting("outputs/cache", "folder for token files, shared by runs")
+    run: str | None = setting(None, "name of the run folder; null: made from the settings")
+
+    def problems(self) -> list[str]:
+        """There must be a checkpoint and a dictionary."""
+        problems = out_of_bounds(self) + self.data.problems()
+        for key, example in (("checkpoint", "alibi_wt103_L512.pt"), ("dictionary", "dict.txt")):
+            given = getattr(self, key)
+            if not given:
+                problems.append(f"{key}: not given; name a file, e.g. {key}={example}")
+            elif not Path(given).is_file():
+                problems.append(f"{key}: given {given}, which is no file")
+        return problems
+
+
+@dataclass
 class BenchmarkConfig:
     """What is measured by scripts/benchmark.py."""
 
@@ -367,13 +392,14 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="convert_schema", node=ConvertConfig)
     store.store(name="benchmark_schema", node=BenchmarkConfig)
     for group, (_, kinds) in KINDS.items():
         for name, kind in kinds.items():
             store.store(group=f"schema/{group}", name=name, node=kind)
 
 
-ConfigT = TypeVar("ConfigT", Config, EvaluateConfig, BenchmarkConfig)
+ConfigT = TypeVar("ConfigT", Config, EvaluateConfig, ConvertConfig, BenchmarkConfig)
 
 
 def from_hydra(composed: DictConfig, kind: type[ConfigT]) -> ConfigT:

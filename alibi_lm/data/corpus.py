@@ -32,10 +32,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Splits of documents. A split that the source does not have is missing from the mapping."""
+    """Splits of documents. A split that the source does not have is missing from the mapping.
+
+    words: of each split, where the data set is one whose counts are known; types: its distinct
+    words. A text of its name must have as many.
+    """
 
     name: str
     splits: dict[str, Documents]
+    words: dict[str, int] | None = None
+    types: int | None = None
 
 
 def lines(document: str) -> list[str]:

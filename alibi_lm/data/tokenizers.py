@@ -15,14 +15,14 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from alibi_lm.data.corpus import SPLITS
+from alibi_lm.data.dictionary import END, UNKNOWN, in_fairseq_layout, read_dictionary
 from alibi_lm.errors import UserError
 from alibi_lm.settings import setting, unknown
 
-END = "</s>"
-UNKNOWN = "<unk>"
 END_NAMES = (END, "<|endoftext|>", "<eos>", "<|end_of_text|>")
 PIECE = 2**16  # characters: longer documents are encoded in pieces that end with a line
 PIECES_AT_ONCE = 64  # encoded in parallel
+LAYOUTS = ("plain", "fairseq")
 
 
 @dataclass
@@ -75,10 +75,34 @@ class WordsConfig(TokenizerConfig):
         None, "words kept, `</s>` and `<unk>` included; null: every word", at_least=3
     )
     learn_from: str = setting("train", "split that the vocabulary is learned from", choices=SPLITS)
+    layout: str = setting(
+        "plain", "fairseq: as the paper's, 4 specials and a multiple of 8", choices=LAYOUTS
+    )
+    dictionary: str | None = setting(None, "fairseq's dict.txt, instead of learning; null: none")
+
+    def problems(self) -> list[str]:
+        """A dictionary says which words there are and in which order."""
+        if self.dictionary is None:
+            return []
+        problems = []
+        if not Path(self.dictionary).is_file():
+            problems.append(f"tokenizer.dictionary: given {self.dictionary}, which is no file")
+        if self.vocab_size is not None or self.layout != "fairseq":
+            problems.append(
+                f"tokenizer.dictionary: given {self.dictionary}, which has words and layout of its "
+                "own; give tokenizer.layout=fairseq and no tokenizer.vocab_size with it"
+            )
+        return problems
+
+    def fingerprint(self) -> str:
+        """The dictionary's content."""
+        if self.dictionary is None:
+            return ""
+        return hashlib.sha256(_read_bytes(self.dictionary, "tokenizer.dictionary")).hexdigest()
 
     def learns_from(self) -> str | None:
-        """The split that is set."""
-        return self.learn_from
+        """The split that is set, unless a dictionary makes it needless."""
+        return self.learn_from if self.dictionary is None else None
 
     @property
     def ends_lines(self) -> bool:
@@ -105,7 +129,7 @@ class FileConfig(TokenizerConfig):
 
     def fingerprint(self) -> str:
         """The file's content."""
-        return hashlib.sha256(_read_bytes(self.path)).hexdigest()
+        return hashlib.sha256(_read_bytes(self.path, "tokenizer.path")).hexdigest()
 
     def end_token(self) -> str | None:
         """The one that is set."""
@@ -129,18 +153,23 @@ def train_bpe(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
 
 
 def train_words(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
-    """Collect the words of the text; every line ends in the end token."""
+    """Collect the words of the text, or take a dictionary's; every line ends in the end token."""
     assert isinstance(config, WordsConfig)
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Replace("\n", f" {END} ")
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(vocab_size=2**31 - 1, show_progress=False)
-    tokenizer.train_from_iterator(text, trainer)
-    # The text itself may hold both special words (WikiText does), so they are put first here.
-    counted = tokenizer.get_vocab()
-    words = sorted(counted.keys() - {END, UNKNOWN}, key=counted.__getitem__)
-    kept = [END, UNKNOWN, *words][: config.vocab_size]
-    vocab = {word: number for number, word in enumerate(kept)}
+    if config.dictionary is not None:
+        vocab = read_dictionary(Path(config.dictionary))
+    else:
+        trainer = trainers.WordLevelTrainer(vocab_size=2**31 - 1, show_progress=False)
+        tokenizer.train_from_iterator(text, trainer)
+        # The text itself may hold both special words (WikiText does), so they are put first here.
+        counted = tokenizer.get_vocab()
+        words = sorted(counted.keys() - {END, UNKNOWN}, key=counted.__getitem__)
+        kept = [END, UNKNOWN, *words][: config.vocab_size]
+        if config.layout == "fairseq":
+            kept = in_fairseq_layout(kept[2:])
+        vocab = {word: number for number, word in enumerate(kept)}
     tokenizer.model = models.WordLevel(vocab, unk_token=UNKNOWN)
     return tokenizer
 
@@ -158,7 +187,7 @@ def build_bytes(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
 def read_file(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
     """The user's tokenizer as it is."""
     assert isinstance(config, FileConfig)
-    content = _read_bytes(config.path)
+    content = _read_bytes(config.path, "tokenizer.path")
     try:
         tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exceptions
@@ -169,11 +198,11 @@ def read_file(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def _read_bytes(path: str) -> bytes:
+def _read_bytes(path: str, key: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"tokenizer.path: cannot read {path}: {error.strerror}") from error
+        raise UserError(f"{key}: cannot read {path}: {error.strerror}") from error
 
 
 TOKENIZERS: dict[

@@ -22,9 +22,11 @@ import tokenizers
 from filelock import FileLock
 
 from alibi_lm.data.corpus import Corpus, DataConfig, count_words
+from alibi_lm.data.dictionary import made_up
 from alibi_lm.data.sources import load_corpus
 from alibi_lm.data.tokenizers import (
     TokenizerConfig,
+    WordsConfig,
     build_tokenizer,
     count_ids,
     encode,
@@ -116,6 +118,11 @@ def _count(corpus: Corpus, split: str) -> SplitCounts:
         size += len(content)
     if not words:
         raise UserError(f"the {split} split of {corpus.name} is empty")
+    if corpus.words is not None and words != corpus.words[split]:
+        raise UserError(
+            f"the {split} split has {words:,} words and line ends, but the original {corpus.name} "
+            f"has {corpus.words[split]:,}; give the original, or another name: data.name=NAME"
+        )
     return SplitCounts(words, size, digest.hexdigest())
 
 
@@ -131,6 +138,7 @@ def _build(
         write_atomically(partial / "tokenizer.json", tokenizer.to_str(pretty=True))
         end = end_id(tokenizer, config.end_token())
         vocab_size = count_ids(tokenizer)
+        _check_types(corpus, config, tokenizer)
         dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
         for split, documents in corpus.splits.items():
             stream = [np.array([end], dtype)]
@@ -157,6 +165,19 @@ def _build(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _check_types(corpus: Corpus, config: TokenizerConfig, tokenizer: tokenizers.Tokenizer) -> None:
+    """Every distinct word of a data set whose number is known must have been told apart."""
+    if not isinstance(config, WordsConfig) or corpus.types is None:
+        return
+    if config.learns_from() == "train" and config.vocab_size is None:
+        types = tokenizer.get_vocab_size() - len(made_up(tokenizer.get_vocab()))
+        if types != corpus.types:
+            raise UserError(
+                f"the train split has {types:,} distinct words, but the original {corpus.name} has "
+                f"{corpus.types:,}; give the original, or another name: data.name=NAME"
+            )
 
 
 def _text_to_learn_from(

@@ -19,6 +19,10 @@ from alibi_lm.settings import setting
 
 HUB_NAME = "Salesforce/wikitext"
 EDITIONS = ("wikitext-103-v1", "wikitext-103-raw-v1", "wikitext-2-v1", "wikitext-2-raw-v1")
+# Of the release: words and line ends (as fairseq counts them) and distinct words, `<unk>` and the
+# line end among them (as Transformer-XL does). Only what has them is called wikitext103.
+ORIGINAL = {"train": 103_227_021, "validation": 217_646, "test": 245_569}
+ORIGINAL_TYPES = 267_735
 FILE_NAMES = {"train": "train", "validation": "valid", "test": "test"}
 
 
@@ -37,8 +41,15 @@ class WikitextConfig(DataConfig):
 def load_wikitext(config: DataConfig) -> Corpus:
     """WikiText from the local folder, if one is given, or else from the hub."""
     assert isinstance(config, WikitextConfig)
+    splits = _load(config)
+    if (config.name, config.edition) == ("wikitext103", "wikitext-103-v1"):
+        return Corpus(config.name, splits, ORIGINAL, ORIGINAL_TYPES)
+    return Corpus(config.name, splits)
+
+
+def _load(config: WikitextConfig) -> dict[str, Documents]:
     if config.path is None:
-        return Corpus(config.name, _splits_of(_from_hub(config.edition)))
+        return _splits_of(_from_hub(config.edition))
     folder = Path(config.path)
     if not folder.is_dir():
         raise UserError(f"data.path: {folder} is no folder")
@@ -52,8 +63,8 @@ def load_wikitext(config: DataConfig) -> Corpus:
         def original(path: Path) -> Documents:
             return lambda: iter([read(path)])
 
-        return Corpus(config.name, {split: original(path) for split, path in present.items()})
-    return Corpus(config.name, _splits_of(_from_parquet(folder, config.edition)))
+        return {split: original(path) for split, path in present.items()}
+    return _splits_of(_from_parquet(folder, config.edition))
 
 
 def _from_hub(edition: str) -> Any:

@@ -38,7 +38,9 @@ def test_original_files_and_hub_layout_give_the_same_tokens(tmp_path: Path) -> N
     copy = hub_repository(tmp_path / "repository", "wikitext-103-v1")
     streams = []
     for path in (original, copy, copy / "wikitext-103-v1"):
-        data = prepare(WikitextConfig(path=str(path)), WordsConfig(), tmp_path / "cache")
+        data = prepare(
+            WikitextConfig(name="small", path=str(path)), WordsConfig(), tmp_path / "cache"
+        )
         assert {name: split.tokens for name, split in data.splits.items()} == {
             "train": WORDS,
             "validation": WORDS,
@@ -88,7 +90,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_a_training_split(tmp_path: Path) -> None:
     original_files(tmp_path)
     (tmp_path / "wiki.train.tokens").unlink()
-    config = WikitextConfig(path=str(tmp_path))
+    config = WikitextConfig(name="small", path=str(tmp_path))
     with pytest.raises(UserError, match=r"tokenizer\.learn_from: given train"):
         prepare(config, WordsConfig(), tmp_path / "cache")
     data = prepare(config, WordsConfig(learn_from="validation"), tmp_path / "cache")

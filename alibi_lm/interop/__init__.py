@@ -1,0 +1,1 @@
+"""Models from elsewhere as run folders, which evaluation takes like our own."""
