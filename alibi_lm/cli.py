@@ -159,8 +159,10 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
     if first_line.startswith("Could not append to config"):
         return f"setting {first_line.rpartition(' ')[2].rstrip('.')} exists; set it without the +"
     if first_line.startswith("Could not override '"):  # a group that this script has not
-        names = [key for key, _, _ in walk(kind())]
-        return unknown("setting", first_line.split("'")[1], names)
+        names, given = [key for key, _, _ in walk(kind())], first_line.split("'")[1]
+        if given == "scale":
+            return f"scale goes with an experiment that has scales: experiment={_scaled()}"
+        return unknown("setting", given, names)
     if not key:
         return " ".join(str(error).split())
     if "is not a ListConfig" in first_line:
@@ -175,6 +177,12 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
     if elsewhere:
         return f"setting '{key}' does not exist here; only {group}={' or '.join(elsewhere)} has it"
     return unknown("setting", key, [group + dot + f.name for f in dataclasses.fields(owner)])
+
+
+def _scaled() -> str:
+    """The experiments that have scales."""
+    presets = CONFIGS.glob("experiment/*.yaml")
+    return ",".join(sorted(path.stem for path in presets if path.with_suffix("").is_dir()))
 
 
 def help_text(doc: str, kind: type[Any]) -> str:

@@ -143,6 +143,10 @@ class EvaluationConfig:
         "evaluation lengths (L_valid in the paper); same_targets: tokens of context",
         at_least=1,
     )
+    beyond: list[int] = setting(
+        [], "further lengths, by how much longer than train_length they are", at_least=0
+    )
+    shorter: bool = setting(True, "also those of lengths that are shorter than train_length")
     stride: int | None = setting(None, "sliding: new tokens per window", at_least=1)
     targets: int = setting(256, "same_targets: how many are drawn", at_least=1)
     attention: list[str] = setting(
@@ -157,8 +161,10 @@ class EvaluationConfig:
 
     def problems(self) -> list[str]:
         """There must be something to measure, and what is set must have something to act on."""
-        examples = {"protocols": "[sliding]", "lengths": "[64,128]", "attention": "[full,window]"}
+        examples = {"protocols": "[sliding]", "attention": "[full,window]"}
         problems = missing(self, examples, "evaluation.")
+        if not self.beyond:
+            problems += missing(self, {"lengths": "[64,128]"}, "evaluation.")
         sliding = "sliding" in self.protocols
         if sliding and self.stride is None:
             problems.append(
@@ -181,6 +187,11 @@ class EvaluationConfig:
                 f"evaluation.lengths = {self.lengths}"
             )
         return problems
+
+    def lengths_of(self, train_length: int) -> list[int]:
+        """The lengths at which a model trained at that length is evaluated, in order."""
+        wanted = {*self.lengths, *(train_length + more for more in self.beyond)}
+        return sorted(length for length in wanted if self.shorter or length >= train_length)
 
 
 @dataclass
@@ -246,6 +257,11 @@ class Config:
                 problems.append(f"{key}: given '', but it must name a folder")
         if not problems:
             problems += self.position.problems(self.model) + self._batch_problems()
+        if not problems and not self.evaluation.lengths_of(self.train_length):
+            problems.append(
+                f"evaluation.lengths: given {self.evaluation.lengths}, but with "
+                f"evaluation.shorter=false none is at least train_length = {self.train_length}"
+            )
         return problems
 
     def _batch_problems(self) -> list[str]:

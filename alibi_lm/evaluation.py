@@ -118,7 +118,8 @@ def _tensors(batch: list[Window], stream: npt.NDArray[np.unsignedinteger]) -> tu
 
 def protocols(evaluation: EvaluationConfig, train_length: int) -> list[Protocol]:
     """Every measurement that the settings ask for of a model trained at that length, each once."""
-    choices = itertools.product(evaluation.protocols, evaluation.attention, evaluation.lengths)
+    lengths = evaluation.lengths_of(train_length)
+    choices = itertools.product(evaluation.protocols, evaluation.attention, lengths)
     wanted = (
         Protocol(
             name,
@@ -137,10 +138,15 @@ def check_evaluation(
     evaluation: EvaluationConfig, train_length: int, data: TokenizedCorpus
 ) -> Split:
     """The split to score; a UserError if it lacks or is too short for what is asked."""
-    split = data.split(evaluation.split)
+    split, wanted = data.split(evaluation.split), protocols(evaluation, train_length)
+    if not wanted:
+        raise UserError(
+            f"evaluation.lengths: given {evaluation.lengths}, but with evaluation.shorter=false "
+            f"none is at least the training length, {train_length}"
+        )
     problems = {
         f"{problem} (data set {data.name})"
-        for protocol in protocols(evaluation, train_length)
+        for protocol in wanted
         if (problem := protocol.problem(split.tokens))
     }
     if problems:

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,27 @@ def compile_every_shape() -> None:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
-# Dense products per second of data sheets, without sparsity; float32 without TF32, float16 as
-# bfloat16.
+@dataclass(frozen=True)
+class DataSheet:
+    """What is promised of a GPU: dense products per second without sparsity, and memory."""
+
+    narrow: float  # in 16 bits; of the V100 float16 alone
+    float32: float  # without TF32
+    memory: float  # bytes
+
+    def flops(self, dtype: str) -> float:
+        """Products per second in a dtype."""
+        return self.float32 if dtype == "float32" else self.narrow
+
+
 DATA_SHEETS = {
-    "H200 NVL": {"bfloat16": 835e12, "float32": 60e12},
-    "H200": {"bfloat16": 989e12, "float32": 67e12},
-    "H100 NVL": {"bfloat16": 835e12, "float32": 60e12},
-    "H100 PCIe": {"bfloat16": 756e12, "float32": 51e12},
-    "H100": {"bfloat16": 989e12, "float32": 67e12},
-    "A100": {"bfloat16": 312e12, "float32": 19.5e12},
+    "H200 NVL": DataSheet(835e12, 60e12, 141e9),
+    "H200": DataSheet(989e12, 67e12, 141e9),
+    "H100 NVL": DataSheet(835e12, 60e12, 94e9),
+    "H100 PCIe": DataSheet(756e12, 51e12, 80e9),
+    "H100": DataSheet(989e12, 67e12, 80e9),
+    "A100": DataSheet(312e12, 19.5e12, 80e9),
+    "V100": DataSheet(125e12, 15.7e12, 32e9),
 }
 
 
@@ -83,8 +96,7 @@ def peak_flops(device: torch.device, dtype: str) -> tuple[float, str] | None:
     if "MIG" in name:  # a slice of a card
         return None
     listed = next((words for words in DATA_SHEETS if all(w in name for w in words.split())), None)
-    rate = "float32" if dtype == "float32" else "bfloat16"
-    return (DATA_SHEETS[listed][rate], f"data sheet of the {listed}") if listed else None
+    return (DATA_SHEETS[listed].flops(dtype), f"data sheet of the {listed}") if listed else None
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
@@ -209,3 +221,13 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor()
+
+
+def available_memory(device: torch.device) -> float:
+    """Bytes of the device that are free now, as far as the system or its container says."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        return min(_kibibytes("/proc/meminfo", "MemAvailable"), _left_in_cgroup())
+    except (OSError, StopIteration):
+        return math.inf

@@ -47,7 +47,7 @@ CASES = {
     "no rows": ("report", ["gone.csv"], "cannot read gone.csv"),
     "output": ("sweep", ["output=file/below"], "cannot use file/below"),
     "cache": ("prepare", ["cache=file/below"], "cannot use file/below"),
-    "experiment": ("sweep", ["experiment=slowstart"], "allowed: quickstart"),
+    "experiment": ("sweep", ["experiment=slowstart"], "allowed: books"),
     "launcher": ("sweep", ["hydra/launcher=ray"], "for joblib: pip install -r requirements-joblib"),
     "tracking": (
         "sweep",

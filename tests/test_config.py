@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from alibi_lm.cli import CONFIGS
 from alibi_lm.config import (
     AdamwConfig,
+    BenchmarkConfig,
     Config,
     EvaluateConfig,
     EvaluationConfig,
@@ -26,9 +27,11 @@ from alibi_lm.positions import SCHEMES
 ALSO = {
     "data/text": ["data.train=[a]", "data.held_out=0.1"],
     "tokenizer/file": [f"tokenizer.path={Path(__file__)}"],
-    "scale/smoke": ["experiment=novels"],
-    "scale/small": ["experiment=novels"],
+    "scale/smoke": ["experiment=extrapolation"],
+    "scale/small": ["experiment=extrapolation"],
+    "scale/paper": ["experiment=extrapolation"],
 }
+FOR_THE_BENCHMARK = ("experiment/speed",)
 
 
 def composed(*overrides: str) -> Config:
@@ -41,8 +44,13 @@ def composed(*overrides: str) -> Config:
     "file", [path.relative_to(CONFIGS).with_suffix("") for path in sorted(CONFIGS.glob("*/*.yaml"))]
 )
 def test_every_choice_composes(file: Path) -> None:
-    config = composed(f"{file.parent}={file.name}", *ALSO.get(str(file), []))
-    assert isinstance(config, Config)
+    choice = [f"{file.parent}={file.name}", *ALSO.get(str(file), [])]
+    if str(file) in FOR_THE_BENCHMARK:
+        register_schemas()
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            assert from_hydra(compose("benchmark", choice), BenchmarkConfig).problems() == []
+    else:
+        assert isinstance(composed(*choice), Config)
 
 
 def test_every_scheme_has_a_choice_of_its_name() -> None:

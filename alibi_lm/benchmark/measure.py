@@ -146,7 +146,7 @@ def _take_turn(
     started = clock()
     try:
         if number == WARM_UP:
-            contestant.peak_memory = _held(contestant, phase) + _rise(action, device)
+            contestant.peak_memory = _held(contestant, phase) + rise(action, device)
         else:
             action()
     except (RuntimeError, MemoryError) as error:
@@ -224,7 +224,7 @@ def _held(contestant: Contestant, phase: str) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _rise(action: Callable[[], None], device: torch.device) -> int:
+def rise(action: Callable[[], None], device: torch.device) -> int:
     """The most bytes of tensors that an action holds at once above what there was before it.
 
     Counted, not sampled: the same on each run, whatever the allocator keeps.

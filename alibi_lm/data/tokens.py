@@ -89,6 +89,27 @@ class TokenizedCorpus:
 
 def prepare(data: DataConfig, tokenizer: TokenizerConfig, cache: Path) -> TokenizedCorpus:
     """Tokenize the corpus unless that is done, and open the token files."""
+    corpus, counts, folder = _locate(data, tokenizer, cache)
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                _build(corpus, counts, tokenizer, folder)
+    return _open(folder)
+
+
+def find_prepared(
+    data: DataConfig, tokenizer: TokenizerConfig, cache: Path
+) -> TokenizedCorpus | None:
+    """The token files if they are there already; the text is read to know whether they are its."""
+    folder = _locate(data, tokenizer, cache)[2]
+    return _open(folder) if folder.exists() else None
+
+
+def _locate(
+    data: DataConfig, tokenizer: TokenizerConfig, cache: Path
+) -> tuple[Corpus, dict[str, SplitCounts], Path]:
+    """The corpus, its counts, and the folder of its token files."""
     corpus = load_corpus(data)
     counts = {split: _count(corpus, split) for split in corpus.splits}
     key = _hash(
@@ -100,13 +121,7 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, cache: Path) -> Tokeni
             tokenizer.fingerprint(),
         ]
     )
-    folder = cache / f"{corpus.name}-{tokenizer.name}-{key[:12]}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                _build(corpus, counts, tokenizer, folder)
-    return _open(folder)
+    return corpus, counts, cache / f"{corpus.name}-{tokenizer.name}-{key[:12]}"
 
 
 def _count(corpus: Corpus, split: str) -> SplitCounts:

@@ -6,7 +6,7 @@ import torch
 
 from alibi_lm.benchmark import benchmark
 from alibi_lm.benchmark import measure as measure_module
-from alibi_lm.benchmark.measure import _rise
+from alibi_lm.benchmark.measure import rise
 from alibi_lm.config import BenchmarkConfig, ModelConfig
 from alibi_lm.errors import UserError
 from alibi_lm.speeds import read_speeds
@@ -96,7 +96,7 @@ def test_memory_is_counted_to_the_byte() -> None:
         kept.append(torch.empty(250, 1000))
         del second
 
-    assert _rise(action, CPU) == 4 * 1_500_000
+    assert rise(action, CPU) == 4 * 1_500_000
 
 
 def test_a_bias_holds_no_matrix(tmp_path: Path) -> None:
