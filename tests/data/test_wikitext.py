@@ -1,11 +1,17 @@
 """WikiText from the original files, from a copy of the hub's repository, and without network."""
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import datasets
 import pytest
+from hub_server import hub
 
-from alibi_lm.data.corpus import count_words
+from alibi_lm.data import tokens
+from alibi_lm.data.corpus import Corpus, DataConfig, count_words
 from alibi_lm.data.tokenizers import WordsConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.data.wikitext import WikitextConfig, load_wikitext
@@ -31,6 +37,68 @@ def hub_repository(folder: Path, edition: str) -> Path:
         table = datasets.Dataset.from_dict({"text": rows})
         table.to_parquet(home / f"{split}-00000-of-00001.parquet")
     return folder
+
+
+def test_from_a_hub(
+    tmp_path: Path,
+    script: Callable[..., CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Downloaded in a real process, with the library's own requests, from a server like the hub."""
+    repository = hub_repository(tmp_path / "repository", "wikitext-103-v1")
+    splits = "".join(
+        f"  - split: {split}\n    path: wikitext-103-v1/{split}-*\n"
+        for split in ("test", "train", "validation")
+    )
+    card = f"---\nconfigs:\n- config_name: wikitext-103-v1\n  data_files:\n{splits}---\n"
+    (repository / "README.md").write_text(card)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    for key in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(key, raising=False)
+    arguments = ["prepare", "data=wikitext103", "tokenizer=words"]
+    with hub("Salesforce/wikitext", repository) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        refused = script(*arguments)
+        assert any(path.endswith("train-00000-of-00001.parquet") for path in asked)
+        done = script(*arguments, "data.name=small")
+        assert done.returncode == 0, done.stderr
+    assert refused.returncode == 2
+    assert (
+        f"the train split has {WORDS} words and line ends, but the original wikitext103 has "
+        "103,227,021" in refused.stderr
+    )
+    (kept,) = (tmp_path / "outputs" / "cache").glob("small-words-*/manifest.json")
+    original = WikitextConfig(name="small", path=str(original_files(tmp_path)))
+    data = prepare(original, WordsConfig(), tmp_path / "cache")
+    assert json.loads(kept.read_text())["hash"] == data.hash
+
+
+def test_only_the_original_is_called_wikitext103(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the original wikitext103 has 103,227,021; give the orig"):
+        prepare(WikitextConfig(path=str(original_files(tmp_path))), WordsConfig(), tmp_path / "c")
+    assert not list((tmp_path / "c").glob("*"))
+
+
+def test_the_originals_words_are_told_apart(tmp_path: Path) -> None:
+    """A text of the right length with other words is not the original either."""
+    path = str(original_files(tmp_path))
+    counts = dict.fromkeys(("train", "validation", "test"), WORDS)
+
+    def words_of(types: int, config: WordsConfig, cache: str = "c") -> int:
+        def load(data: DataConfig) -> Corpus:
+            corpus = load_wikitext(data)
+            return replace(corpus, words=counts, types=types)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tokens, "load_corpus", load)
+            return prepare(WikitextConfig(path=path), config, tmp_path / cache).vocab_size
+
+    distinct = len({"</s>", *"".join(LINES).split()})
+    assert words_of(distinct, WordsConfig()) == distinct
+    assert words_of(distinct, WordsConfig(layout="fairseq")) == -(-(distinct + 2) // 8) * 8
+    assert words_of(999, WordsConfig(vocab_size=5)) == 5
+    with pytest.raises(UserError, match=f"has {distinct} distinct words, but the original"):
+        words_of(999, WordsConfig(layout="fairseq"), "d")
 
 
 def test_original_files_and_hub_layout_give_the_same_tokens(tmp_path: Path) -> None:
