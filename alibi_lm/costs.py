@@ -226,20 +226,19 @@ class Machine:
     name: str
     device: str  # cpu or cuda
     n_devices: int
-    flops_per_second: float  # of all devices, as reached
     memory: float  # bytes of each
-
-    def hours(self, flops: float) -> float:
-        """How long operations take."""
-        return flops / self.flops_per_second / 3600
+    training: float  # operations per second of all devices, as reached
+    evaluation: float
 
 
-def named_machine(name: str, n_devices: int, efficiency: float, dtype: str) -> Machine:
-    """Devices of a data sheet that reach a part of what it promises."""
-    sheet = DATA_SHEETS[name]
-    rate = n_devices * efficiency * sheet.flops(dtype)
-    what = f"{n_devices} x {name} at {efficiency:.0%} of the data sheet ({dtype})"
-    return Machine(what, "cuda", n_devices, rate, sheet.memory)
+def named_machine(name: str, n_devices: int, efficiency: float, config: Config) -> Machine:
+    """Devices of a data sheet that reach a part of what it promises for the run's dtypes."""
+    sheet, dtype = DATA_SHEETS[name], config.evaluation.dtype or config.dtype
+    what = f"{n_devices} x {name} at {efficiency:.0%} of the data sheet ({config.dtype}"
+    what += ")" if dtype == config.dtype else f", evaluation {dtype})"
+    reached = n_devices * efficiency
+    training, evaluation = reached * sheet.flops(config.dtype), reached * sheet.flops(dtype)
+    return Machine(what, "cuda", n_devices, sheet.memory, training, evaluation)
 
 
 def known_speed(config: Config, text: Text, tokens_per_second: float, n_devices: int) -> Machine:
@@ -247,7 +246,8 @@ def known_speed(config: Config, text: Text, tokens_per_second: float, n_devices:
     flops = _shapes(config, text).training_flops_per_token(config.train_length)
     what = f"a machine that trains {config.position.name} at {config.train_length} with "
     what += f"{tokens_per_second:,.0f} tokens/s"
-    return Machine(what, "cuda", n_devices, flops * tokens_per_second, math.inf)
+    rate = flops * tokens_per_second
+    return Machine(what, "cuda", n_devices, math.inf, rate, rate)
 
 
 def this_machine(config: Config, text: Text) -> Machine:
@@ -269,7 +269,7 @@ def this_machine(config: Config, text: Text) -> Machine:
         seconds.append(time.perf_counter() - started)
     flops = n * length * model.training_flops_per_token(length) / statistics.median(seconds[1:])
     name = "this machine" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return Machine(name, device.type, 1, flops, available_memory(device))
+    return Machine(name, device.type, 1, available_memory(device), flops, flops)
 
 
 def warnings(label: str, config: Config, text: Text, found: Cost, machine: Machine) -> list[str]:
@@ -330,8 +330,8 @@ def table(
         else:
             line += [f"{found.evaluation_tokens:,}", _amount(found.evaluation_flops / 1e15)]
         if machine:
-            training = machine.hours(found.train_flops)
-            evaluation = machine.hours(found.evaluation_flops or 0)
+            training = found.train_flops / machine.training / 3600
+            evaluation = (found.evaluation_flops or 0) / machine.evaluation / 3600
             hours.append(training + evaluation)
             line += [f"{found.train_tokens / training / 3600:,.0f}", _amount(training)]
             line += [_amount(evaluation) if found.evaluation_flops is not None else UNKNOWN]

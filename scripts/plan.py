@@ -67,8 +67,7 @@ def _machines(
     if arguments.hardware:
         n_devices, efficiency = arguments.devices, arguments.efficiency
         return [
-            named_machine(arguments.hardware, n_devices, efficiency, config.dtype)
-            for config in configs
+            named_machine(arguments.hardware, n_devices, efficiency, config) for config in configs
         ]
     if arguments.tokens_per_second:
         rate, n_devices = arguments.tokens_per_second, arguments.devices

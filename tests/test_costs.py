@@ -12,7 +12,7 @@ import torch
 
 from alibi_lm.benchmark.measure import rise
 from alibi_lm.config import AdamwConfig, Config, ModelConfig, NagConfig, OptimConfig
-from alibi_lm.costs import Text, cost, fitting, named_machine, text_of, this_machine
+from alibi_lm.costs import Text, cost, fitting, named_machine, table, text_of, this_machine
 from alibi_lm.data.text import TextConfig
 from alibi_lm.data.tokenizers import BpeConfig, WordsConfig
 from alibi_lm.data.tokens import prepare
@@ -127,17 +127,22 @@ def test_every_published_length_is_evaluated() -> None:
 def test_hours_follow_from_the_throughput() -> None:
     config = papers("sinusoidal", 3072)
     found = cost(config, text_of(config), "cuda", 8)
-    machine = named_machine("V100", 8, 0.35, "float16")
-    assert machine.flops_per_second == pytest.approx(8 * 0.35 * 125e12)
-    assert machine.hours(found.train_flops) == pytest.approx(
-        found.train_flops / machine.flops_per_second / 3600
-    )
+    machine = named_machine("V100", 8, 0.35, config)
+    assert machine.training == pytest.approx(8 * 0.35 * 125e12)
+    assert machine.evaluation == pytest.approx(8 * 0.35 * 15.7e12)  # in float32
+    costs, notes = table(["one"], [config], [text_of(config)], [machine])
+    line = dict(zip(costs.head, costs.body[0], strict=True))
+    seconds = found.train_flops / machine.training
+    assert float(line["hours"]) == pytest.approx(seconds / 3600, rel=5e-3)
+    rate = float(line["training: tokens/s"].replace(",", ""))
+    assert rate == pytest.approx(found.train_tokens / seconds, rel=1e-3)
+    assert notes == []
 
 
 def test_what_fits() -> None:
     """A V100 does not hold 73,728 tokens of the paper's model; it holds a share of them."""
     config = papers("alibi", 512)
-    text, small = text_of(config), named_machine("V100", 1, 0.35, "float16")
+    text, small = text_of(config), named_machine("V100", 1, 0.35, config)
     assert cost(config, text, "cuda").memory > small.memory
     fits = fitting(config, text, small)
     assert fits is not None and 144 % fits == 0
@@ -161,7 +166,7 @@ def test_what_is_known_of_the_text(text_file: Any, tmp_path: Any) -> None:
 
 def test_this_machine(small_config: Callable[..., Config]) -> None:
     machine = this_machine(small_config(), Text(300, None))
-    assert machine.device == "cpu" and machine.flops_per_second > 1e6 and machine.memory > 2**28
+    assert machine.device == "cpu" and machine.training > 1e6 and machine.memory > 2**28
 
 
 def test_script(in_process: Callable[..., CompletedProcess[str]]) -> None:
@@ -172,7 +177,7 @@ def test_script(in_process: Callable[..., CompletedProcess[str]]) -> None:
     assert "246,933,504" in done.stdout and "21,086,208,000" in done.stdout
     assert "warning: alibi L512 s0: a training step needs" in done.stdout
     assert "optim.micro_batch_size=" in done.stdout
-    assert "hours on 1 x V100 at 35% of the data sheet (float16)" in done.stdout
+    assert "hours on 1 x V100 at 35% of the data sheet (float16, evaluation float32)" in done.stdout
     done = in_process("plan", *one, "--tokens-per-second", "28300", "evaluation.lengths=[2000000]")
     hours = 21_086_208_000 / 28_300 / 3600
     assert f"{hours:,.0f}" in done.stdout

@@ -1,0 +1,50 @@
+"""Write experiments/README.md, the table of all experiments, from what each folder says of itself.
+
+  python scripts/index.py
+
+Every folder of experiments/ has a README.md in which one paragraph begins with "**Question.**" and
+one with "**Answer.**".
+"""
+
+from pathlib import Path
+
+from alibi_lm.cli import run_cleanly
+from alibi_lm.errors import UserError
+from alibi_lm.files import write_atomically
+from alibi_lm.progress import say
+from alibi_lm.report.tables import Table, markdown
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+HEAD = """# Experiments
+
+A folder for each: the claim, the command, the published numbers where there are any, what was
+measured and at which scale, and the figure. `python scripts/index.py` writes this table.
+
+"""
+
+
+def index(folder: Path) -> str:
+    """The table of the folder's experiments as Markdown; a UserError if one does not say."""
+    body = []
+    for page in sorted(folder.glob("*/README.md")):
+        said = [_said(page, "Question"), _said(page, "Answer")]
+        body.append([f"[{page.parent.name}]({page.parent.name}/README.md)", *said])
+    head = ["folder", "question", "answer at the scale it was measured"]
+    return HEAD + markdown(Table(head, body, texts=3), aligned=False) + "\n"
+
+
+def _said(page: Path, what: str) -> str:
+    for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
+        if paragraph.startswith(f"**{what}.** "):
+            return " ".join(paragraph.removeprefix(f"**{what}.** ").split())
+    raise UserError(f'{page} has no paragraph that begins with "**{what}.** "')
+
+
+def main() -> None:
+    """Write the table."""
+    write_atomically(EXPERIMENTS / "README.md", index(EXPERIMENTS))
+    say(f"written: {EXPERIMENTS / 'README.md'}")
+
+
+if __name__ == "__main__":
+    run_cleanly(main)
