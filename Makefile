@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help setup repro test lint format clean
+.PHONY: help setup repro smoke test lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -13,6 +13,13 @@ setup: $(VENV)/.installed  ## make the virtual environment and install the pinne
 
 repro: setup  ## train four schemes at length 64, evaluate them up to 1024, write the report
 	$(BIN)/python scripts/sweep.py experiment=quickstart
+
+EXPERIMENTS := extrapolation test_split every_token books large novels
+
+smoke: setup  ## run every experiment of the paper at the smallest scale
+	for name in $(EXPERIMENTS); do \
+	  $(BIN)/python scripts/sweep.py experiment=$$name scale=smoke tracking=off || exit 1; done
+	$(BIN)/python scripts/benchmark.py experiment=speed scale=smoke
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal

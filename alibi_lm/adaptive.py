@@ -8,7 +8,8 @@ So log p(word) = log p(band) + log p(word | band), exactly, and rare words cost 
 
 Grave et al. 2017; Baevski and Auli 2019, in the form of fairseq's AdaptiveInput and AdaptiveSoftmax
 with tied weights and projections, which the ALiBi paper uses (section 2.1): the head has no
-projection, dropout lies between a tail's projection and its words, there are no biases.
+projection, dropout lies before everything and again between a tail's projection and its words, and
+there are no biases.
 """
 
 import itertools
@@ -62,6 +63,7 @@ class AdaptiveSoftmax(nn.Module):
 
     def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(N, D), (N,) -> (N,)."""
+        hidden = self.dropout(hidden)
         first, *tails = self._parts()
         (_, n_words), words, _ = first
         in_head, inside = targets.clone(), []

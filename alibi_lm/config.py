@@ -53,8 +53,8 @@ class ModelConfig:
         [], "adaptive softmax: first word of each band but the first; [] for one matrix", at_least=1
     )
     cutoff_factor: int = setting(4, "a band's vectors are as much narrower", at_least=1)
-    tail_dropout: float = setting(
-        0.0, "dropout before the words of all bands but the first", at_least=0, below=1
+    softmax_dropout: float = setting(
+        0.0, "adaptive softmax: dropout before it and within its tails", at_least=0, below=1
     )
 
     def problems(self) -> list[str]:
@@ -73,10 +73,10 @@ class ModelConfig:
                 f"{len(self.cutoffs) + 1} bands would be narrower than 1 "
                 f"(model.d_model = {self.d_model})"
             )
-        if self.tail_dropout and not self.cutoffs:
+        if self.softmax_dropout and not self.cutoffs:
             problems.append(
-                f"model.tail_dropout: given {self.tail_dropout}, but without model.cutoffs there "
-                "are no tails"
+                f"model.softmax_dropout: given {self.softmax_dropout}, but it is the adaptive "
+                "softmax's, which has model.cutoffs"
             )
         return problems
 
@@ -189,9 +189,9 @@ class EvaluationConfig:
         return problems
 
     def lengths_of(self, train_length: int) -> list[int]:
-        """The lengths at which a model trained at that length is evaluated, in order."""
-        wanted = {*self.lengths, *(train_length + more for more in self.beyond)}
-        return sorted(length for length in wanted if self.shorter or length >= train_length)
+        """The lengths at which a model trained at that length is evaluated, each once."""
+        wanted = dict.fromkeys([*self.lengths, *(train_length + more for more in self.beyond)])
+        return [length for length in wanted if self.shorter or length >= train_length]
 
 
 @dataclass
@@ -243,6 +243,7 @@ class Config:
         120.0, "training between checkpoints: the most that a kill can cost", at_least=0
     )
     output: str = setting("outputs", "folder for runs and for what a sweep writes")
+    report: str | None = setting(None, "folder for a sweep's report; null: output")
     cache: str = setting("outputs/cache", "folder for token files, shared by runs")
     run: str | None = setting(None, "name of the run folder; null: made from the settings")
 
@@ -252,8 +253,8 @@ class Config:
         parts = (self.model, self.data, self.tokenizer, self.optim, self.evaluation, self.tracking)
         for part in parts:
             problems += part.problems()
-        for key, value in (("output", self.output), ("cache", self.cache)):
-            if not value:
+        for key, value in (("output", self.output), ("report", self.report), ("cache", self.cache)):
+            if value == "":
                 problems.append(f"{key}: given '', but it must name a folder")
         if not problems:
             problems += self.position.problems(self.model) + self._batch_problems()

@@ -17,7 +17,7 @@ import torch
 from alibi_lm.adaptive import zipf_shares
 from alibi_lm.attention import choose
 from alibi_lm.config import Config
-from alibi_lm.data.dictionary import in_fairseq_layout, read_dictionary
+from alibi_lm.data.dictionary import count_words, in_fairseq_layout, read_dictionary
 from alibi_lm.data.tokenizers import BpeConfig, WordsConfig
 from alibi_lm.data.tokens import find_prepared
 from alibi_lm.data.wikitext import ORIGINAL, ORIGINAL_TYPES, WikitextConfig
@@ -80,7 +80,8 @@ def cost(config: Config, text: Text, device: str = "cpu", n_devices: int = 1) ->
             length: _evaluation_memory(config, model, length)
             for length in config.evaluation.lengths_of(config.train_length)
         },
-        disk=2 * kept + FLOAT * model.n_parameters + losses,  # two checkpoints and the weights
+        # Two checkpoints and the one that is being written; the weights.
+        disk=3 * kept + FLOAT * model.n_parameters + losses,
     )
 
 
@@ -106,7 +107,7 @@ def text_of(config: Config) -> Text:
     if isinstance(tokenizer, WordsConfig):
         targets = ORIGINAL[split] if original else None
         if tokenizer.dictionary is not None:
-            return Text(len(read_dictionary(Path(tokenizer.dictionary))), targets)
+            return Text(count_words(read_dictionary(Path(tokenizer.dictionary))), targets)
         types = ORIGINAL_TYPES if original else tokenizer.vocab_size
         if types is not None:
             types = min(types, tokenizer.vocab_size or types)
@@ -143,8 +144,12 @@ def memory(config: Config, model: Decoder, device: str = "cpu", n_devices: int =
     at_loss = kept + output_peak + gradients
     at_layer = kept + output + max(gradients, embedding) + one_more + _backward_bytes(config, n)
     at_update = parameters * (2 if _slots(config) == 1 and device == "cuda" else 1)
-    held = parameters * (1 + _slots(config)) + rounded
-    return int(held + max(at_loss, at_layer, at_update))
+    held = parameters * (1 + _slots(config))
+    if n_devices > 1 and config.parallel == "fsdp":
+        shards = (held + at_update) / n_devices  # of weights, gradients and optimizer state
+        return int(shards + rounded + max(at_loss, at_layer) + parameters / sizes.n_layers)
+    buckets = parameters if n_devices > 1 else 0  # in which DDP sends gradients
+    return int(held + rounded + buckets + max(at_loss, at_layer, at_update))
 
 
 def _evaluation_memory(config: Config, model: Decoder, length: int) -> int:
@@ -166,7 +171,7 @@ def _layer_bytes(config: Config, device: str, wide: int) -> float:
     width, inner = sizes.d_model, sizes.d_ff
     with torch.device("meta"):
         probe = Decoder(
-            replace(sizes, n_layers=1, cutoffs=[], tail_dropout=0.0), config.position, 8
+            replace(sizes, n_layers=1, cutoffs=[], softmax_dropout=0.0), config.position, 8
         )
         bias = probe.position.bias(config.train_length)
     backend = config.backend
@@ -229,6 +234,7 @@ class Machine:
     memory: float  # bytes of each
     training: float  # operations per second of all devices, as reached
     evaluation: float
+    measured: bool = False  # on the very runs, with all that they do
 
 
 def named_machine(name: str, n_devices: int, efficiency: float, config: Config) -> Machine:
@@ -247,21 +253,24 @@ def known_speed(config: Config, text: Text, tokens_per_second: float, n_devices:
     what = f"a machine that trains {config.position.name} at {config.train_length} with "
     what += f"{tokens_per_second:,.0f} tokens/s"
     rate = flops * tokens_per_second
-    return Machine(what, "cuda", n_devices, math.inf, rate, rate)
+    return Machine(what, "cuda", n_devices, math.inf, rate, rate, measured=True)
 
 
 def this_machine(config: Config, text: Text) -> Machine:
-    """The machine here, as fast as it is in a few training passes of the run on random tokens."""
+    """The machine here, as fast as it is in a few updates of MEASURED random tokens of the run."""
     device = resolve_device(config.device)
     keep_freed_memory()
-    model = Decoder(config.model, config.position, text.vocab_size, backend=config.backend)
-    model = model.to(device)
+    room, how = available_memory(device), (config.seed, config.backend, config.checkpointing)
+    model = Decoder(config.model, config.position, text.vocab_size, *how).to(device)
     length, vocab_size = config.train_length, text.vocab_size
     n = max(1, min(config.optim.tokens_per_step // config.grad_accum_steps(), MEASURED) // length)
     optim = replace(config.optim, tokens_per_step=n * length, micro_batch_size=None)
     short, optimizer = replace(config, optim=optim), build_optimizer(model, optim)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocab_size, (n, length + 1), generator=generator).to(device)
+    # Words by Zipf's law, as the operations are counted: rare ones cost an adaptive softmax more.
+    ranks = torch.rand(n, length + 1, generator=torch.Generator().manual_seed(0)) * math.log(
+        vocab_size
+    )
+    tokens = (ranks.exp().long() - 1).clamp(0, vocab_size - 1).to(device)
     seconds = []
     for _ in range(ROUNDS + 1):
         started = time.perf_counter()
@@ -269,7 +278,7 @@ def this_machine(config: Config, text: Text) -> Machine:
         seconds.append(time.perf_counter() - started)
     flops = n * length * model.training_flops_per_token(length) / statistics.median(seconds[1:])
     name = "this machine" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return Machine(name, device.type, 1, available_memory(device), flops, flops)
+    return Machine(name, device.type, 1, room, flops, flops, measured=True)
 
 
 def warnings(label: str, config: Config, text: Text, found: Cost, machine: Machine) -> list[str]:
@@ -313,13 +322,18 @@ def table(
     configs: Sequence[Config],
     texts: Sequence[Text],
     machines: Sequence[Machine | None],
+    n_devices: int = 1,
 ) -> tuple[Table, list[str]]:
-    """A line for each run and one for their sum, and warnings."""
+    """A line for each run and one for their sum, and warnings.
+
+    n_devices: GPUs that share a run, where no machine says it.
+    """
     head = ["run", "parameters", "updates", "tokens", "PFLOP", "memory, GiB", "disk, GiB"]
     head += ["evaluation: tokens", "PFLOP", "training: tokens/s", "hours", "evaluation: hours"]
     body, notes, costs, hours = [], [], [], []
     for label, config, text, machine in zip(labels, configs, texts, machines, strict=True):
-        where = (machine.device, machine.n_devices) if machine else ("cpu", 1)
+        here = "cuda" if n_devices > 1 else resolve_device(config.device).type
+        where = (machine.device, machine.n_devices) if machine else (here, n_devices)
         found = cost(config, text, *where)
         costs.append(found)
         line = [label, f"{found.parameters:,}", f"{config.optim.steps:,}"]
@@ -330,7 +344,9 @@ def table(
         else:
             line += [f"{found.evaluation_tokens:,}", _amount(found.evaluation_flops / 1e15)]
         if machine:
-            training = found.train_flops / machine.training / 3600
+            # A block whose inputs alone were kept is computed once more.
+            again = 4 / 3 if config.checkpointing and not machine.measured else 1.0
+            training = again * found.train_flops / machine.training / 3600
             evaluation = (found.evaluation_flops or 0) / machine.evaluation / 3600
             hours.append(training + evaluation)
             line += [f"{found.train_tokens / training / 3600:,.0f}", _amount(training)]

@@ -177,7 +177,7 @@ def evaluate_run(
 
     A backend other than auto and the dtype are wanted, too: what others computed is computed again.
     """
-    dtype = evaluation.dtype or run.config.dtype
+    dtype = evaluation_dtype(evaluation, run.config)
     config = replace(run.config, device=device_name, backend=backend, dtype=dtype)
     split = check_evaluation(evaluation, config.train_length, data)
     wanted = protocols(evaluation, config.train_length)
@@ -193,6 +193,11 @@ def evaluate_run(
         there = processes.by_first(run.results)
         tracker.results([result.row for result in there.values()])
     return [there[protocol] for protocol in wanted]
+
+
+def evaluation_dtype(evaluation: EvaluationConfig, config: Config) -> str:
+    """The dtype that is wanted: of the evaluation, or what the run says of it, or as trained."""
+    return evaluation.dtype or config.evaluation.dtype or config.dtype
 
 
 def missing_results(

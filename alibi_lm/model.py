@@ -186,7 +186,7 @@ def build_softmax(config: "ModelConfig", vocab_size: int) -> TiedSoftmax | Adapt
     """The input and output layer: adaptive if there are cutoffs, one matrix if there are none."""
     if not config.cutoffs:
         return TiedSoftmax(vocab_size, config.d_model)
-    cutoffs, factor, dropout = config.cutoffs, config.cutoff_factor, config.tail_dropout
+    cutoffs, factor, dropout = config.cutoffs, config.cutoff_factor, config.softmax_dropout
     return AdaptiveSoftmax(vocab_size, config.d_model, cutoffs, factor, dropout)
 
 

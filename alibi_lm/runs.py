@@ -50,11 +50,13 @@ CIRCUMSTANCES = (
     "checkpoint_seconds",
     "tracking",
     "output",
+    "report",
     "cache",
     "run",
     "data",
     "tokenizer",
 )
+DICTIONARY = "dict.txt"  # in the folder of a run that was converted: its words
 OTHER_FOLDER = "choose another name (run=NAME) or remove the folder"
 
 
@@ -239,6 +241,9 @@ def load_run(path: Path) -> Run:
         values = OmegaConf.to_container(OmegaConf.load(file))
         if not isinstance(values, dict):
             raise UserError("it holds no settings")
+        tokenizer, dictionary = values.get("tokenizer"), path / DICTIONARY
+        if isinstance(tokenizer, dict) and dictionary.exists():  # wherever the folder is now
+            tokenizer["dictionary"] = str(dictionary)
         config = from_dict({str(key): value for key, value in values.items()})
     except (OSError, YAMLError, OmegaConfBaseException, UserError) as error:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error

@@ -39,6 +39,7 @@ from alibi_lm.evaluation import (
     check_evaluation,
     evaluate_run,
     evaluation_device,
+    evaluation_dtype,
     missing_results,
     protocols,
 )
@@ -185,7 +186,7 @@ def report(members: list[Member]) -> bool:
         run, wanted = member.run, protocols(config.evaluation, config.train_length)
         try:
             there = run.results()
-            dtype = config.evaluation.dtype or config.dtype
+            dtype = evaluation_dtype(config.evaluation, config)
             missing = missing_results(run, wanted, config.backend, dtype, again=False)
         except UserError:  # its rows are damaged, as its failure says
             there, missing = {}, wanted
@@ -202,7 +203,7 @@ def report(members: list[Member]) -> bool:
 
 
 def _report_on(results: list[Result], config: Config) -> None:
-    output = Path(config.output)
+    output = Path(config.report or config.output)
     rows = output / "results.csv"
     before = rows.read_bytes() if rows.exists() else b""
     paths = write_report(results, output)

@@ -101,9 +101,16 @@ def train(
         lr = lr_at(step, config.optim)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(dropout_seed(config.seed, step, processes.rank()))
         inputs, targets = (share_rows(torch.from_numpy(x)).to(device) for x in batches[step])
-        loss, norm = update(model, optimizer, inputs, targets, config, device, before_pass, scale)
+        for factor in scale.attempts() if scale else (None,):
+            torch.manual_seed(dropout_seed(config.seed, step, processes.rank()))
+            loss, norm = update(
+                model, optimizer, inputs, targets, config, device, before_pass, factor
+            )
+            if math.isfinite(norm) or not math.isfinite(loss):
+                break  # else the gradient overflowed
+        if scale and factor and math.isfinite(loss) and math.isfinite(norm):
+            scale.succeeded(factor)
         if not math.isfinite(loss) or not math.isfinite(norm):
             blocks = ", ".join(map(str, batches.blocks(step)))
             raise NonfiniteError(
@@ -129,52 +136,32 @@ def update(
     config: Config,
     device: torch.device,
     before_pass: Callable[[], None] = lambda: None,
-    scale: LossScale | None = None,
+    scale: float | None = None,
 ) -> tuple[float, float]:
     """One optimizer update on the mean loss over all tokens, in grad_accum_steps passes.
 
-    inputs, targets: (B, T), this process's share. Returns the loss (nats) and the gradient's norm
-    before clipping, both over all processes; if either is not finite, nothing is updated. With a
-    scale of the loss, an update whose gradient overflows is computed again with a smaller one.
+    inputs, targets: (B, T), this process's share. scale: what the sum of the losses is multiplied
+    by while it is differentiated. Returns the loss (nats) and the gradient's norm before clipping,
+    both over all processes; if either is not finite, nothing is updated.
     """
-    while True:
-        factor = scale.value if scale else 1.0
-        loss = _gradients(model, inputs, targets, config, device, before_pass, factor)
-        norm = gradient_norm(model, config.optim.grad_clip, factor)
-        if math.isfinite(norm) or not math.isfinite(loss) or not scale or not scale.can_shrink:
-            break
-        scale.shrink()
-        optimizer.zero_grad(set_to_none=True)
-    if math.isfinite(loss) and math.isfinite(norm):
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if scale:
-            scale.succeeded()
-    return loss, norm
-
-
-def _gradients(
-    model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    config: Config,
-    device: torch.device,
-    before_pass: Callable[[], None],
-    factor: float,
-) -> float:
-    """The loss over all processes (nats); its gradients, times the factor, are in the model."""
     loss = 0.0
     n_processes = processes.count()
+    n_tokens = targets.numel() * n_processes
+    factor = scale * n_tokens if scale else 1.0
     passes = config.grad_accum_steps(n_processes)
     pairs = zip(inputs.chunk(passes), targets.chunk(passes), strict=True)
     for number, (x, y) in enumerate(pairs, start=1):
         before_pass()
         sum_gradients(model, in_next_pass=number == passes)
         with autocast(device, config.dtype):
-            part = model(x, y).sum() / (targets.numel() * n_processes)
-        (part * n_processes * factor).backward()  # gradients are averaged over the processes
+            part = model(x, y).sum() / n_tokens
+        (part * (n_processes * factor)).backward()  # gradients are averaged over the processes
         loss += part.item()
-    return processes.total(loss)
+    loss, norm = processes.total(loss), gradient_norm(model, config.optim.grad_clip, factor)
+    if math.isfinite(loss) and math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss, norm
 
 
 def build_model(config: Config, data: TokenizedCorpus) -> Decoder:

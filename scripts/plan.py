@@ -45,6 +45,8 @@ def estimate(arguments: argparse.Namespace) -> None:
     for option in ("tokens_per_second", "devices", "efficiency"):
         if (given := getattr(arguments, option)) is not None and given <= 0:
             raise UserError(f"--{option.replace('_', '-')}: given {given}, but it must be above 0")
+    if arguments.measure and arguments.devices != 1:
+        raise UserError("--devices: goes with --hardware or --tokens-per-second, not --measure")
     check_overrides(arguments.settings, may_sweep=True)
     configs = [member.config for member in plan(arguments.settings)]
     for config in configs:
@@ -53,7 +55,7 @@ def estimate(arguments: argparse.Namespace) -> None:
     texts = [text_of(config) for config in configs]
     machines = _machines(arguments, configs, texts)
     labels = [f"{c.position.name} L{c.train_length} s{c.seed}" for c in configs]
-    costs, notes = table(labels, configs, texts, machines)
+    costs, notes = table(labels, configs, texts, machines, arguments.devices)
     say(markdown(costs))
     names = dict.fromkeys(machine.name for machine in machines if machine)
     say("\nhours on " + "; ".join(names) if names else "\nname --hardware or --measure for hours")
@@ -85,7 +87,8 @@ def _machines(
 
 def _speed_key(config: Config) -> str:
     """What decides how fast a run is."""
-    return repr((config.position, config.model, config.train_length, config.dtype))
+    how = (config.dtype, config.backend, config.checkpointing, config.tokenizer, config.optim)
+    return repr((config.position, config.model, config.train_length, *how))
 
 
 if __name__ == "__main__":

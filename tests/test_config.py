@@ -117,7 +117,7 @@ def test_every_problem_is_told_at_once() -> None:
         (["model.cutoffs=[5,5]"], "model.cutoffs: given [5, 5], but they must increase"),
         (["model.cutoffs=[9,5]"], "model.cutoffs: given [9, 5], but they must increase"),
         (["model.cutoffs=[1,2,3,4]"], "narrower than 1"),
-        (["model.tail_dropout=0.1"], "there are no tails"),
+        (["model.softmax_dropout=0.1"], "which has model.cutoffs"),
         (["optim=paper", "optim.momentum=1"], "optim.momentum: given 1.0, but it must be below 1"),
         (["position=t5", "position.num_buckets=7"], "the buckets must be even in number"),
         (["position.name=rotary"], "position.name: given 'rotary', but it must be one of alibi"),
@@ -145,6 +145,18 @@ def test_evaluation_needs_a_run() -> None:
     assert len(replace(EvaluateConfig(run="x"), evaluation=wanted).problems()) == 1
 
 
+def test_lengths_relative_to_the_training_length() -> None:
+    wanted = EvaluationConfig(lengths=[8, 64, 32], beyond=[0, 1, 32])
+    assert wanted.lengths_of(32) == [8, 64, 32, 33]
+    assert replace(wanted, shorter=False).lengths_of(32) == [64, 32, 33]
+    assert replace(wanted, lengths=[]).lengths_of(100) == [100, 101, 132]
+    assert replace(wanted, lengths=[]).problems() == []
+    (only,) = problems(
+        "evaluation.shorter=false", "train_length=2048", "optim.tokens_per_step=2048"
+    )
+    assert "none is at least train_length = 2048" in only
+
+
 def test_model_presets() -> None:
     paper = composed("model=paper").model
     assert paper == ModelConfig(
@@ -159,6 +171,6 @@ def test_model_presets() -> None:
         init="fairseq",
         cutoffs=[20000, 60000],
         cutoff_factor=4,
-        tail_dropout=0.2,
+        softmax_dropout=0.2,
     )
     assert composed("model=small").model.d_model == 512

@@ -35,7 +35,7 @@ PAPERS = ModelConfig(
     activation_dropout=0.1,
     final_norm=False,
     cutoffs=[500, 2000],
-    tail_dropout=0.2,
+    softmax_dropout=0.2,
 )
 
 

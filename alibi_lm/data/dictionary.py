@@ -27,6 +27,11 @@ def made_up(words: Iterable[str]) -> set[str]:
     return {w for w in words if w in ("<s>", "<pad>") or w.startswith("madeupword")}
 
 
+def count_words(vocab: dict[str, int]) -> int:
+    """One more than the largest number; a special word that was overwritten leaves a gap."""
+    return max(vocab.values()) + 1
+
+
 def read_dictionary(path: Path) -> dict[str, int]:
     """The number of each word of a dict.txt; a UserError that names the line if it is none."""
     vocab = {word: number for number, word in enumerate(SPECIALS)}

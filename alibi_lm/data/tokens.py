@@ -37,6 +37,7 @@ from alibi_lm.errors import UserError
 from alibi_lm.files import naming, sync_folder, write_atomically
 from alibi_lm.progress import bar
 
+PATHS = ("path", "dictionary")  # of a tokenizer: what lies there decides, not where
 FORMAT = 1  # raise it when the same text would be written differently
 
 
@@ -117,7 +118,7 @@ def _locate(
             FORMAT,
             tokenizers.__version__,
             {split: count.sha256 for split, count in counts.items()},
-            asdict(tokenizer),
+            {key: value for key, value in asdict(tokenizer).items() if key not in PATHS},
             tokenizer.fingerprint(),
         ]
     )

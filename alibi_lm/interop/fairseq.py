@@ -19,13 +19,14 @@ from torch import Tensor
 
 from alibi_lm.checkpoint import pack_weights
 from alibi_lm.config import Config, ConvertConfig, EvaluationConfig, ModelConfig, NagConfig
-from alibi_lm.data.dictionary import read_dictionary
+from alibi_lm.data.dictionary import count_words, read_dictionary
 from alibi_lm.data.tokenizers import WordsConfig
-from alibi_lm.data.tokens import TokenizedCorpus, prepare
+from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.files import write_atomically
 from alibi_lm.model import Decoder
-from alibi_lm.runs import Run, check_identity, find_run, open_run
+from alibi_lm.positions import PositionConfig
+from alibi_lm.runs import DICTIONARY, OTHER_FOLDER, Run, check_identity, find_run, open_run
 from alibi_lm.training import build_model
 
 # What the model is if an argument is not in the checkpoint, and what it must be: ours is no other.
@@ -49,6 +50,24 @@ FIXED = {
 }
 # Numbers that fairseq keeps beside the weights: versions and devices.
 NO_WEIGHTS = re.compile(r"(.*\.)?(version|_float_tensor)")
+# What is read as a number where it is there, the first one of a list.
+NUMBERS = (
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "relu_dropout",
+    "adaptive_softmax_dropout",
+    "max_tokens",
+    "update_freq",
+    "distributed_world_size",
+    "warmup_updates",
+    "warmup_init_lr",
+    "lr",
+    "min_lr",
+    "clip_norm",
+    "momentum",
+    "seed",
+)
 PAPER = NagConfig(lr=1.0, min_lr=1e-4, warmup_steps=16_000, warmup_init_lr=1e-7, grad_clip=0.1)
 
 
@@ -61,7 +80,7 @@ def convert(wanted: ConvertConfig) -> Run:
     path, dictionary = Path(wanted.checkpoint), Path(wanted.dictionary)
     checkpoint = read_checkpoint(path)
     arguments = arguments_of(checkpoint, path)
-    vocab_size = max(read_dictionary(dictionary).values()) + 1
+    vocab_size = count_words(read_dictionary(dictionary))
     model = model_config(arguments, vocab_size, path)
     updates = _updates(checkpoint)
     tokenizer = WordsConfig(layout="fairseq", dictionary=str(dictionary))
@@ -80,27 +99,35 @@ def convert(wanted: ConvertConfig) -> Run:
     )
     if problems := config.problems():
         raise SettingsError(problems)
+    ours = weights(checkpoint["model"], model, path)
+    _check_shapes(ours, model, wanted.position, vocab_size, path)
     data = prepare(config.data, tokenizer, Path(config.cache))
     check_identity(config, data)
-    decoder = _filled(config, data, checkpoint["model"], path)
-    run_folder = find_run(config, data).path
-    kept = replace(tokenizer, dictionary=str(run_folder / "dict.txt"))
-    config = replace(config, tokenizer=kept)
-    run_folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_folder / "dict.txt", dictionary.read_bytes())
-    run = open_run(config, data)
-    run.finish(
-        pack_weights(decoder),
-        n_parameters=decoder.n_parameters,
-        train_tokens=config.optim.steps * config.optim.tokens_per_step,
-        vocab_size=data.vocab_size,
-        converted_from={
-            "file": path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "updates": updates,
-            "arguments": {key: value for key, value in arguments.items() if _is_plain(value)},
-        },
-    )
+    decoder = build_model(config, data)
+    decoder.load_state_dict(ours)
+    source = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "updates": updates,
+        "arguments": {key: value for key, value in arguments.items() if _is_plain(value)},
+    }
+    folder = find_run(config, data).path
+    if (folder / "manifest.json").exists():
+        there = Run(folder, config).manifest().get("converted_from", {})
+        if there.get("sha256") != source["sha256"]:  # what it scored is not this one's
+            raise UserError(f"run folder {folder} holds another model; {OTHER_FOLDER}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / DICTIONARY, dictionary.read_bytes())
+    kept = replace(tokenizer, dictionary=str(folder / DICTIONARY))
+    run = open_run(replace(config, tokenizer=kept), data)
+    with run.lock():
+        run.finish(
+            pack_weights(decoder),
+            n_parameters=decoder.n_parameters,
+            train_tokens=config.optim.steps * config.optim.tokens_per_step,
+            vocab_size=data.vocab_size,
+            converted_from=source,
+        )
     return run
 
 
@@ -132,6 +159,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise UserError(f"checkpoint: {path} is no fairseq checkpoint: it has no 'model'")
+    for key, value in checkpoint["model"].items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise UserError(f"checkpoint: {path}: {key} of its model is no tensor under a name")
     return checkpoint
 
 
@@ -148,6 +178,12 @@ def arguments_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
             arguments |= values if isinstance(values, dict) else {}
     if not arguments:
         raise UserError(f"checkpoint: {path} says nothing of its model: no args, no cfg")
+    for key in NUMBERS:
+        value = _first(arguments, key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"checkpoint: {path}: {key} is {arguments[key]!r}, and not a number")
+        if arguments.get(key) is None:
+            arguments.pop(key, None)
     return arguments
 
 
@@ -198,7 +234,7 @@ def model_config(arguments: dict[str, Any], vocab_size: int, path: Path) -> Mode
         init="fairseq",
         cutoffs=cutoffs[:-1] if cutoffs[-1] == vocab_size else cutoffs,
         cutoff_factor=factor[0],
-        tail_dropout=arguments.get("adaptive_softmax_dropout", 0.0),
+        softmax_dropout=arguments.get("adaptive_softmax_dropout", 0.0),
     )
 
 
@@ -212,11 +248,11 @@ def recipe(arguments: dict[str, Any], updates: int) -> NagConfig:
     return replace(
         PAPER,
         steps=updates,
-        tokens_per_step=int(sequences * accumulated * gpus) * length,
+        tokens_per_step=max(1, int(sequences * accumulated * gpus)) * length,
         lr=_first(arguments, "lr", PAPER.lr),
-        min_lr=_first(arguments, "min_lr", PAPER.min_lr),
+        min_lr=max(0.0, _first(arguments, "min_lr", PAPER.min_lr)),
         warmup_steps=warmup,
-        warmup_init_lr=_first(arguments, "warmup_init_lr", PAPER.warmup_init_lr),
+        warmup_init_lr=max(0.0, _first(arguments, "warmup_init_lr", PAPER.warmup_init_lr)),
         grad_clip=_first(arguments, "clip_norm", PAPER.grad_clip) or PAPER.grad_clip,
         momentum=_first(arguments, "momentum", PAPER.momentum),
     )
@@ -238,7 +274,8 @@ def weights(theirs: dict[str, Tensor], config: ModelConfig, path: Path) -> dict[
         there, here = f"decoder.layers.{layer}", f"blocks.{layer}"
         for kind in ("weight", "bias"):
             parts = [take(f"{there}.self_attn.{name}_proj.{kind}") for name in "qkv"]
-            ours[f"{here}.attention.qkv.{kind}"] = torch.cat(parts)
+            if len({part.shape for part in parts}) == 1:
+                ours[f"{here}.attention.qkv.{kind}"] = torch.cat(parts)
             for mine, name in (
                 ("attention.out", "self_attn.out_proj"),
                 ("attention_norm", "self_attn_layer_norm"),
@@ -273,37 +310,38 @@ def weights(theirs: dict[str, Tensor], config: ModelConfig, path: Path) -> dict[
     return ours
 
 
-def _filled(
-    config: Config, data: TokenizedCorpus, theirs: dict[str, Tensor], path: Path
-) -> Decoder:
-    """The model with the checkpoint's weights, each of the shape that it must have."""
-    ours = weights(theirs, config.model, path)
-    decoder = build_model(config, data)
-    own = {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
-    problems = [
-        f"{name} is {tuple(ours[name].shape)} and should be {shape}"
-        for name, shape in own.items()
-        if name in ours and tuple(ours[name].shape) != shape
+def _check_shapes(
+    ours: dict[str, Tensor],
+    config: ModelConfig,
+    position: PositionConfig,
+    vocab_size: int,
+    path: Path,
+) -> None:
+    """Refuse tensors that are not of the shapes that the model must have, before it is built."""
+    words = sum(len(ours[f"embedding.bands.{i}"]) for i in range(len(config.cutoffs) + 1))
+    if words != vocab_size:
+        raise UserError(
+            f"checkpoint: {path} does not fit: the dictionary has {vocab_size:,} words with its "
+            f"specials, the model {words:,}"
+        )
+    with torch.device("meta"):  # shapes without numbers
+        model = Decoder(config, position, vocab_size)
+    problems = [f"it has no {name}" for name, _ in model.named_parameters() if name not in ours] + [
+        f"{name} is {tuple(ours[name].shape)} and should be {tuple(parameter.shape)}"
+        for name, parameter in model.named_parameters()
+        if name in ours and ours[name].shape != parameter.shape
     ]
-    vocab_size = sum(
-        len(ours[f"embedding.bands.{i}"]) for i in range(len(config.model.cutoffs) + 1)
-    )
-    if vocab_size != data.vocab_size:
-        problems = [
-            f"the dictionary has {data.vocab_size:,} words with its specials, the model "
-            f"{vocab_size:,}"
-        ]
-    problems += [f"it has no {name}" for name in own if name not in ours]
     if problems:
-        raise UserError(f"checkpoint: {path} does not fit: {'; '.join(problems)}")
-    decoder.load_state_dict(ours)
-    return decoder
+        shown = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" * (len(problems) > 3))
+        raise UserError(f"checkpoint: {path} does not fit: {shown}")
 
 
 def _updates(checkpoint: dict[str, Any]) -> int:
     """How many updates it was trained for; 1 if it does not say, the least that a run has."""
-    history = checkpoint.get("optimizer_history") or [{}]
-    return max(1, int(history[-1].get("num_updates", 1)))
+    history = checkpoint.get("optimizer_history")
+    last = history[-1] if isinstance(history, list) and history else None
+    updates = last.get("num_updates") if isinstance(last, dict) else None
+    return updates if isinstance(updates, int) and updates > 0 else 1
 
 
 def _numbers(arguments: dict[str, Any], what: str) -> list[int] | None:

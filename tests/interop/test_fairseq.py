@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from alibi_lm.config import ConvertConfig, from_dict, to_dict
 from alibi_lm.data.text import TextConfig
+from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import UserError
 from alibi_lm.interop.fairseq import convert, read_checkpoint
 from alibi_lm.model import Decoder
@@ -246,7 +248,9 @@ def test_cfg_instead_of_args(
     task = {"tokens_per_sample": settings.pop("tokens_per_sample")}
     made |= {"args": None, "cfg": {"model": argparse.Namespace(**settings), "task": task}}
     torch.save(made, tmp_path / "later.pt")
-    one, other = (converted(tmp_path / f"{n}.pt", dictionary) for n in ("other", "later"))
+    one = converted(tmp_path / "other.pt", dictionary)
+    shutil.rmtree(one.path)
+    other = converted(tmp_path / "later.pt", dictionary)
     assert one.config.model == other.config.model and other.config.train_length == 20
 
 
@@ -317,6 +321,10 @@ def test_damaged_files(converted: Callable[..., Run], tmp_path: Path, kind: str)
         ({"decoder_normalize_before": False}, "decoder_normalize_before is False"),
         ({"decoder_layers": None}, "decoder_layers is None"),
         ({"decoder_input_dim": 48}, "decoder_input_dim is 48"),
+        ({"decoder_embed_dim": 9600}, "should be"),
+        ({"lr": ["fast"]}, r"lr is \['fast'\], and not a number"),
+        ({"max_tokens": "many"}, "max_tokens is 'many', and not a number"),
+        ({"dropout": 1.5}, "model.dropout: given 1.5"),
         ({"adaptive_input_cutoff": "30,70"}, "cutoffs of adaptive input and softmax"),
         ({"adaptive_input_factor": 4}, "factors of adaptive input and softmax"),
     ],
@@ -341,6 +349,12 @@ def test_other_architectures(
     [
         (lambda m: m.pop("decoder.layers.1.fc1.bias"), "decoder.layers.1.fc1.bias missing"),
         (lambda m: m.update({"decoder.extra": torch.ones(2)}), "decoder.extra surplus"),
+        (
+            lambda m: m.update({"decoder.layers.1.self_attn.q_proj.weight": torch.ones(96, 9)}),
+            r"it has no blocks.1.attention.qkv.weight",
+        ),
+        (lambda m: m.update({"decoder.layers.0.fc1.bias": 3.0}), "is no tensor under a name"),
+        (lambda m: m.update({7: torch.ones(2)}), "7 of its model is no tensor under a name"),
         (
             lambda m: m.update({"decoder.layers.0.fc2.weight": torch.ones(96, 81)}),
             r"blocks.0.ffn.2.weight is \(96, 81\) and should be \(96, 80\)",
@@ -373,6 +387,32 @@ def test_a_dictionary_of_another_size(
     dictionary.write_text(dictionary.read_text() + "more 1\n")
     with pytest.raises(UserError, match="the dictionary has 151 words with its specials"):
         converted(tmp_path / "other.pt", dictionary)
+
+
+def test_another_checkpoint_does_not_take_the_place_of_the_first(
+    converted: Callable[..., Run], tmp_path: Path, dictionary: Path
+) -> None:
+    """Same sizes, same text, other weights: what the first has scored is not the second's."""
+    checkpoint(tmp_path / "one.pt")
+    run = converted(tmp_path / "one.pt", dictionary)
+    weights = run.weights.read_bytes()
+    assert converted(tmp_path / "one.pt", dictionary).path == run.path
+    checkpoint(tmp_path / "two.pt")
+    with pytest.raises(UserError, match=r"holds another model; choose another name \(run=NAME\)"):
+        converted(tmp_path / "two.pt", dictionary)
+    assert run.weights.read_bytes() == weights
+
+
+def test_a_run_that_was_moved_has_its_dictionary_with_it(
+    converted: Callable[..., Run], tmp_path: Path, dictionary: Path
+) -> None:
+    checkpoint(tmp_path / "one.pt")
+    run = converted(tmp_path / "one.pt", dictionary)
+    cached = sorted((tmp_path / "cache").iterdir())
+    dictionary.unlink()
+    moved = load_run(run.path.rename(tmp_path / "elsewhere"))
+    data = prepare(moved.config.data, moved.config.tokenizer, tmp_path / "cache")
+    assert data.vocab_size == 150 and sorted((tmp_path / "cache").iterdir()) == cached
 
 
 def test_not_a_fairseq_checkpoint(converted: Callable[..., Run], tmp_path: Path) -> None:
