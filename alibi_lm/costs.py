@@ -2,7 +2,7 @@
 
 Nothing is trained and no text is read but its counts. Memory is counted from the tensors that a
 training step holds: weights, gradients, what the optimizer keeps, and what each layer keeps for the
-backward pass, which the autograd formulas of its operations decide. On a CPU it is within 15 % of what
+backward pass, as the autograd formulas of its operations say. On a CPU it is within 15 % of what
 is measured; on a GPU it was not measured.
 """
 
