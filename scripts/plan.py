@@ -19,7 +19,7 @@ from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.progress import bar, say
 from alibi_lm.report.tables import markdown
 from alibi_lm.runtime import DATA_SHEETS
-from alibi_lm.sweep import plan
+from alibi_lm.sweep import Member, plan
 
 
 def main() -> None:
@@ -48,19 +48,35 @@ def estimate(arguments: argparse.Namespace) -> None:
     if arguments.measure and arguments.devices != 1:
         raise UserError("--devices: goes with --hardware or --tokens-per-second, not --measure")
     check_overrides(arguments.settings, may_sweep=True)
-    configs = [member.config for member in plan(arguments.settings)]
+    members = plan(arguments.settings)
+    configs = [member.config for member in members]
     for config in configs:
         if problems := config.sharing_problems(arguments.devices):
             raise SettingsError(problems)
     texts = [text_of(config) for config in configs]
     machines = _machines(arguments, configs, texts)
-    labels = [f"{c.position.name} L{c.train_length} s{c.seed}" for c in configs]
-    costs, notes = table(labels, configs, texts, machines, arguments.devices)
+    costs, notes = table(_labels(members), configs, texts, machines, arguments.devices)
     say(markdown(costs))
     names = dict.fromkeys(machine.name for machine in machines if machine)
     say("\nhours on " + "; ".join(names) if names else "\nname --hardware or --measure for hours")
     for note in notes:
         say(f"warning: {note}")
+
+
+def _labels(members: list[Member]) -> list[str]:
+    """Scheme, length and seed of each, and whatever else differs between them."""
+    shared = set(members[0].overrides).intersection(*(member.overrides for member in members))
+    shown = ("position=", "train_length=", "seed=")
+    return [
+        " ".join(
+            [
+                f"{member.config.position.name} L{member.config.train_length} "
+                f"s{member.config.seed}",
+                *(o for o in member.overrides if o not in shared and not o.startswith(shown)),
+            ]
+        )
+        for member in members
+    ]
 
 
 def _machines(

@@ -168,6 +168,8 @@ def test_script(in_process: Callable[..., CompletedProcess[str]]) -> None:
     assert "warning: alibi L512 s0: a training step needs" in done.stdout
     assert "optim.micro_batch_size=" in done.stdout
     assert "hours on 1 x V100 at 35% of the data sheet (float16, evaluation float32)" in done.stdout
+    done = in_process("plan", "position=none", "model.n_layers=1,2", "optim=adamw")
+    assert "none L64 s0 model.n_layers=1 " in done.stdout and "name --hardware" in done.stdout
     done = in_process("plan", *one, "--tokens-per-second", "28300", "evaluation.lengths=[2000000]")
     hours = 21_086_208_000 / 28_300 / 3600
     assert f"{hours:,.0f}" in done.stdout
