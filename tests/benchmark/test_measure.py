@@ -185,7 +185,7 @@ def test_what_cannot_be_measured_is_refused_first(
     both = {"positions": ["alibi"], "peers": ["transformers"]}
     refused("4 x d_model wide; model.d_ff is 32", model=wide, **both)
     drop = ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=64, dropout=0.1)
-    refused("have no dropout; model.dropout is 0.1", model=drop, **both)
+    refused("have no dropout; set model.dropout to 0", model=drop, **both)
     refused("which has none of none, t5", peers=["transformers"], positions=["none", "t5"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused("not installed; pip install -r requirements-peers.txt", peers=["x-transformers"])
