@@ -134,7 +134,7 @@ def memory(config: Config, model: Decoder, device: str = "cpu", n_devices: int =
     rounded = 0 if wide == FLOAT else wide * matrices  # what autocast casts once for a pass
     embedding = FLOAT * sum(p.numel() for p in model.embedding.parameters())
 
-    per_layer = n * _layer_bytes(config, device, wide)
+    per_layer = n * _layer_bytes(config, model, device, wide)
     between = FLOAT * n * sizes.d_model
     layers = (between if config.checkpointing else per_layer) * sizes.n_layers
     one_more = per_layer if config.checkpointing else 0  # the layer that is computed again
@@ -167,22 +167,18 @@ def _slots(config: Config) -> int:
     return {"adamw": 2, "nag": 1}[config.optim.name]
 
 
-def _layer_bytes(config: Config, device: str, wide: int) -> float:
+def _layer_bytes(config: Config, model: Decoder, device: str, wide: int) -> float:
     """What a block keeps of each token for its backward pass."""
     sizes = config.model
     width, inner = sizes.d_model, sizes.d_ff
-    with torch.device("meta"):
-        probe = Decoder(
-            replace(sizes, n_layers=1, cutoffs=[], softmax_dropout=0.0), config.position, 8
-        )
-        bias = probe.position.bias(config.train_length)
     backend = config.backend
     if backend == "auto":
+        bias = model.position.bias(config.train_length)
         backend = choose(bias, device, training=True, dropout=sizes.attention_dropout)
     count = 2 * FLOAT * width  # the stream before each norm
     count += 2 * wide * width  # each norm's output, as the products read it
     count += 4 * wide * width  # q, k, v and the heads' output
-    if type(probe.position).rotate is not Position.rotate:
+    if type(model.position).rotate is not Position.rotate:
         count += 2 * wide * width  # turned q and k beside those of the product
     if backend == "coordinates":
         count += wide * (width + 4 * 8 * sizes.n_heads)  # wider ones instead, the output twice

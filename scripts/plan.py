@@ -53,7 +53,7 @@ def estimate(arguments: argparse.Namespace) -> None:
     for config in configs:
         if problems := config.sharing_problems(arguments.devices):
             raise SettingsError(problems)
-    texts = [text_of(config) for config in configs]
+    texts = _texts(configs)
     machines = _machines(arguments, configs, texts)
     costs, notes = table(_labels(members), configs, texts, machines, arguments.devices)
     say(markdown(costs))
@@ -61,6 +61,16 @@ def estimate(arguments: argparse.Namespace) -> None:
     say("\nhours on " + "; ".join(names) if names else "\nname --hardware or --measure for hours")
     for note in notes:
         say(f"warning: {note}")
+
+
+def _texts(configs: list[Config]) -> list[Text]:
+    """What is known of each member's text, which those that share it read and hash once."""
+    known: dict[str, Text] = {}
+    keys = [repr((c.data, c.tokenizer, c.cache, c.evaluation.split)) for c in configs]
+    for key, config in zip(keys, configs, strict=True):
+        if key not in known:
+            known[key] = text_of(config)
+    return [known[key] for key in keys]
 
 
 def _labels(members: list[Member]) -> list[str]:

@@ -156,7 +156,7 @@ def test_the_papers_recipe_step_by_step(small_config: Callable[..., Config]) -> 
     generator = np.random.default_rng(0)
     stream = generator.integers(11, size=(steps, 4, 17))
     ours, theirs = Toy(), Toy()
-    optimizer = build_optimizer(ours, optim)  # type: ignore[arg-type]
+    optimizer = build_optimizer(ours, optim)
     velocity, rate_before, clipped = [torch.zeros_like(p) for p in theirs.parameters()], 0.0, 0
 
     for step in range(steps):

@@ -179,11 +179,13 @@ def arguments_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     if not arguments:
         raise UserError(f"checkpoint: {path} says nothing of its model: no args, no cfg")
     for key in NUMBERS:
-        value = _first(arguments, key, 0)
+        given = arguments.pop(key, None)
+        value = given[0] if isinstance(given, list) and given else given
+        if value is None or value == []:
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"checkpoint: {path}: {key} is {arguments[key]!r}, and not a number")
-        if arguments.get(key) is None:
-            arguments.pop(key, None)
+            raise UserError(f"checkpoint: {path}: {key} is {given!r}, and not a number")
+        arguments[key] = value
     return arguments
 
 
@@ -241,20 +243,20 @@ def model_config(arguments: dict[str, Any], vocab_size: int, path: Path) -> Mode
 def recipe(arguments: dict[str, Any], updates: int) -> NagConfig:
     """How it was trained, as far as it says; the paper's flags for the rest."""
     length = arguments["tokens_per_sample"]
-    sequences = max(1, _first(arguments, "max_tokens", length) // length)
-    accumulated = _first(arguments, "update_freq", 1)
-    gpus = _first(arguments, "distributed_world_size", 1)
-    warmup = min(int(_first(arguments, "warmup_updates", PAPER.warmup_steps)), updates)
+    sequences = max(1, arguments.get("max_tokens", length) // length)
+    accumulated = arguments.get("update_freq", 1)
+    gpus = arguments.get("distributed_world_size", 1)
+    warmup = min(int(arguments.get("warmup_updates", PAPER.warmup_steps)), updates)
     return replace(
         PAPER,
         steps=updates,
         tokens_per_step=max(1, int(sequences * accumulated * gpus)) * length,
-        lr=_first(arguments, "lr", PAPER.lr),
-        min_lr=max(0.0, _first(arguments, "min_lr", PAPER.min_lr)),
+        lr=arguments.get("lr", PAPER.lr),
+        min_lr=max(0.0, arguments.get("min_lr", PAPER.min_lr)),
         warmup_steps=warmup,
-        warmup_init_lr=max(0.0, _first(arguments, "warmup_init_lr", PAPER.warmup_init_lr)),
-        grad_clip=_first(arguments, "clip_norm", PAPER.grad_clip) or PAPER.grad_clip,
-        momentum=_first(arguments, "momentum", PAPER.momentum),
+        warmup_init_lr=max(0.0, arguments.get("warmup_init_lr", PAPER.warmup_init_lr or 0.0)),
+        grad_clip=arguments.get("clip_norm", PAPER.grad_clip) or PAPER.grad_clip,
+        momentum=arguments.get("momentum", PAPER.momentum),
     )
 
 
@@ -360,14 +362,6 @@ def _numbers(arguments: dict[str, Any], what: str) -> list[int] | None:
 def _is_size(arguments: dict[str, Any], key: str) -> bool:
     value = arguments.get(key)
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _first(arguments: dict[str, Any], key: str, default: Any) -> Any:
-    """An argument, of those that are lists the first element."""
-    value = arguments.get(key)
-    if isinstance(value, list):
-        value = value[0] if value else None
-    return default if value is None else value
 
 
 def _is_plain(value: Any) -> bool:
