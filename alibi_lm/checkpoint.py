@@ -22,8 +22,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from alibi_lm.errors import UserError
-from alibi_lm.files import write_atomically
-from alibi_lm.progress import say
+from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.progress import say
 
 KEPT = 2  # checkpoints: the newest, and the one before should the newest turn out damaged
 

@@ -21,11 +21,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from alibi_lm import processes
 from alibi_lm.config import KINDS, Config, ConfigT, from_hydra, register_schemas
 from alibi_lm.errors import SettingsError, UserError
-from alibi_lm.interruption import Interrupted, listen
-from alibi_lm.runtime import is_out_of_memory
+from alibi_lm.machine import processes
+from alibi_lm.machine.interruption import Interrupted, listen
+from alibi_lm.machine.memory import is_out_of_memory
 from alibi_lm.settings import unknown, walk
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

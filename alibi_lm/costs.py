@@ -17,6 +17,7 @@ import torch
 
 from alibi_lm.adaptive import zipf_shares
 from alibi_lm.attention import choose
+from alibi_lm.benchmark.hardware import DATA_SHEETS
 from alibi_lm.config import Config
 from alibi_lm.data.dictionary import count_words, in_fairseq_layout, read_dictionary
 from alibi_lm.data.tokenizers import BpeConfig, WordsConfig
@@ -24,10 +25,11 @@ from alibi_lm.data.tokens import find_prepared
 from alibi_lm.data.wikitext import ORIGINAL, ORIGINAL_TYPES, WikitextConfig
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation import protocols
+from alibi_lm.machine.device import resolve_device
+from alibi_lm.machine.memory import available_memory, keep_freed_memory
 from alibi_lm.model import Decoder
 from alibi_lm.positions import Position
 from alibi_lm.report.tables import Table
-from alibi_lm.runtime import DATA_SHEETS, available_memory, keep_freed_memory, resolve_device
 from alibi_lm.softmax import LOGITS_AT_ONCE, TiedSoftmax
 from alibi_lm.training import build_optimizer, update
 

@@ -19,26 +19,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from alibi_lm import processes
 from alibi_lm.config import Config, EvaluationConfig
 from alibi_lm.data.tokens import Split, TokenizedCorpus
 from alibi_lm.data.windows import Window
 from alibi_lm.errors import UserError
+from alibi_lm.machine import processes
+from alibi_lm.machine.device import autocast, be_deterministic, resolve_device
+from alibi_lm.machine.memory import fail_when_memory_runs_out, is_out_of_memory, keep_freed_memory
+from alibi_lm.machine.progress import bar, logged, say
+from alibi_lm.machine.provenance import commit
 from alibi_lm.model import Decoder, check_backend
 from alibi_lm.positions import build_position
-from alibi_lm.progress import bar, logged, say
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import COMPLETE, OUT_OF_MEMORY, Result, Row, metrics
 from alibi_lm.runs import Run, recipe, settings, variant
-from alibi_lm.runtime import (
-    autocast,
-    be_deterministic,
-    commit,
-    fail_when_memory_runs_out,
-    is_out_of_memory,
-    keep_freed_memory,
-    resolve_device,
-)
 from alibi_lm.softmax import UNSCORED
 from alibi_lm.tracking import NOBODY, Tracker
 from alibi_lm.training import build_model

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from alibi_lm.errors import UserError
-from alibi_lm.files import naming, write_atomically
+from alibi_lm.machine.files import naming, write_atomically
 
 Line = dict[str, Any]  # step, tokens, loss, grad_norm, lr, seconds
 

@@ -9,7 +9,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from alibi_lm import processes
+from alibi_lm.machine import processes
 from alibi_lm.model import Decoder
 
 

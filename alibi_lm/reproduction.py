@@ -18,16 +18,17 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file
 
-from alibi_lm import processes
 from alibi_lm.config import EvaluationConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation import evaluate_run
-from alibi_lm.files import write_atomically
+from alibi_lm.machine import processes
+from alibi_lm.machine.device import resolve_device
+from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.provenance import differences, environment
 from alibi_lm.metrics import read_metrics
 from alibi_lm.results import COMPLETE, Result, Row
 from alibi_lm.runs import Run, check_data, load_run
-from alibi_lm.runtime import differences, environment, resolve_device
 from alibi_lm.session import train_run
 
 VERDICT = "reproduction.json"

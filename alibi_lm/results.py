@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alibi_lm.errors import UserError
-from alibi_lm.files import write_atomically
+from alibi_lm.machine.files import write_atomically
 from alibi_lm.protocols import Protocol
 
 COMPLETE = "complete"

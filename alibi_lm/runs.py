@@ -28,13 +28,13 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from yaml import YAMLError
 
-from alibi_lm import processes
 from alibi_lm.checkpoint import load_weights
 from alibi_lm.config import Config, from_dict, to_dict
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import UserError
-from alibi_lm.files import remove_partial_files, write_atomically
-from alibi_lm.progress import say
+from alibi_lm.machine import processes
+from alibi_lm.machine.files import remove_partial_files, write_atomically
+from alibi_lm.machine.progress import say
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import Result, Row, losses_file, read_results, write_jsonl
 

@@ -11,28 +11,23 @@ from datetime import UTC, datetime
 
 import torch
 
-from alibi_lm import processes
 from alibi_lm.checkpoint import Checkpoints, State, pack_weights, restore, state_of
 from alibi_lm.config import Config
 from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import SettingsError, UserError
-from alibi_lm.interruption import Interrupted, deferred
 from alibi_lm.loss_scale import LossScale
+from alibi_lm.machine import processes
+from alibi_lm.machine.device import be_deterministic, resolve_device
+from alibi_lm.machine.interruption import Interrupted, deferred
+from alibi_lm.machine.memory import fail_when_memory_runs_out, keep_freed_memory
+from alibi_lm.machine.progress import bar, logged, say
+from alibi_lm.machine.provenance import differences, environment
 from alibi_lm.metrics import MetricsFile
 from alibi_lm.model import check_backend, check_vocabulary
 from alibi_lm.parallel import share_model
 from alibi_lm.positions import build_position
-from alibi_lm.progress import bar, logged, say
 from alibi_lm.runs import Run, open_run
-from alibi_lm.runtime import (
-    be_deterministic,
-    differences,
-    environment,
-    fail_when_memory_runs_out,
-    keep_freed_memory,
-    resolve_device,
-)
 from alibi_lm.tracking import NOBODY, Tracker
 from alibi_lm.training import Update, build_model, build_optimizer, compile_blocks, train
 

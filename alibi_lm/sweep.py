@@ -21,7 +21,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from alibi_lm import processes
 from alibi_lm.cli import (
     CONFIGS,
     FAILED,
@@ -43,9 +42,10 @@ from alibi_lm.evaluation import (
     missing_results,
     protocols,
 )
-from alibi_lm.files import write_atomically
-from alibi_lm.interruption import listen
-from alibi_lm.progress import say
+from alibi_lm.machine import processes
+from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.interruption import listen
+from alibi_lm.machine.progress import say
 from alibi_lm.report import summary, write_report
 from alibi_lm.report.tables import Table, markdown
 from alibi_lm.results import Result

@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alibi_lm import processes
 from alibi_lm.config import Config, to_dict
-from alibi_lm.files import write_atomically
+from alibi_lm.machine import processes
+from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.progress import say
 from alibi_lm.metrics import Line
-from alibi_lm.progress import say
 from alibi_lm.results import COMPLETE, Row
 
 FINISH_SECONDS = 60  # to send what is left at the end

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alibi_lm import processes
 from alibi_lm.attention import leave_uncompiled
 from alibi_lm.config import AdamwConfig, Config, NagConfig, OptimConfig
 from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import NonfiniteError
 from alibi_lm.loss_scale import LossScale
+from alibi_lm.machine import processes
+from alibi_lm.machine.device import autocast, compile_every_shape
 from alibi_lm.model import Decoder
 from alibi_lm.parallel import gradient_norm, share_rows, sum_gradients
-from alibi_lm.runtime import autocast, compile_every_shape
 
 
 def lr_at(step: int, optim: OptimConfig) -> float:

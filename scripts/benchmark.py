@@ -12,11 +12,11 @@ figure against the paper's Table 1 into the output folder; rows are written leng
 
 from pathlib import Path
 
-from alibi_lm.benchmark import benchmark
+from alibi_lm.benchmark.measure import benchmark
 from alibi_lm.cli import main
 from alibi_lm.config import BenchmarkConfig
-from alibi_lm.files import write_atomically
-from alibi_lm.progress import say
+from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.progress import say
 from alibi_lm.report.figures import save
 from alibi_lm.report.speed import speed_figure, speed_note, speed_table
 from alibi_lm.report.tables import markdown

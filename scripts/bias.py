@@ -13,7 +13,7 @@ from pathlib import Path
 from alibi_lm.bias_pictures import bias_figure, bias_matrix
 from alibi_lm.cli import run_cleanly
 from alibi_lm.errors import UserError
-from alibi_lm.progress import say
+from alibi_lm.machine.progress import say
 from alibi_lm.report.figures import save
 
 

@@ -12,7 +12,7 @@ folder). Of the checkpoint's pickle nothing but tensors, containers and a Namesp
 from alibi_lm.cli import main
 from alibi_lm.config import ConvertConfig
 from alibi_lm.interop.fairseq import convert
-from alibi_lm.progress import say
+from alibi_lm.machine.progress import say
 
 
 def convert_and_say(config: ConvertConfig) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from alibi_lm.cli import run_cleanly
 from alibi_lm.dashboard import build_workspace, outline, save
 from alibi_lm.errors import UserError
-from alibi_lm.progress import say
+from alibi_lm.machine.progress import say
 from alibi_lm.results import read_results
 
 

@@ -18,7 +18,7 @@ from alibi_lm.cli import main
 from alibi_lm.config import EvaluateConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.evaluation import evaluate_run
-from alibi_lm.progress import say
+from alibi_lm.machine.progress import say
 from alibi_lm.report import summary
 from alibi_lm.runs import check_data, load_run
 from alibi_lm.tracking import track

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from alibi_lm.cli import run_cleanly
 from alibi_lm.errors import UserError
-from alibi_lm.files import write_atomically
-from alibi_lm.progress import say
+from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.progress import say
 from alibi_lm.report.tables import Table, markdown
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"

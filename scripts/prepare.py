@@ -13,7 +13,7 @@ from pathlib import Path
 from alibi_lm.cli import main
 from alibi_lm.config import Config
 from alibi_lm.data.tokens import prepare
-from alibi_lm.progress import say
+from alibi_lm.machine.progress import say
 
 
 def show(config: Config) -> None:

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from alibi_lm.cli import run_cleanly
-from alibi_lm.progress import say
+from alibi_lm.machine.progress import say
 from alibi_lm.report import summary, write_report
 from alibi_lm.results import Result, read_results
 from alibi_lm.speeds import read_speeds

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from alibi_lm.cli import FAILED, run_cleanly
-from alibi_lm.progress import say
+from alibi_lm.machine.progress import say
 from alibi_lm.reproduction import reproduce
 
 

@@ -11,8 +11,8 @@ import torch
 
 from alibi_lm.config import AdamwConfig, Config, NagConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
-from alibi_lm.interruption import Interrupted
 from alibi_lm.loss_scale import LossScale
+from alibi_lm.machine.interruption import Interrupted
 from alibi_lm.model import Decoder
 from alibi_lm.session import training_batches
 from alibi_lm.training import (

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alibi_lm.attention.bias import Bias
-from alibi_lm.runtime import compile_every_shape
+from alibi_lm.machine.device import compile_every_shape
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

@@ -1,4 +1,8 @@
-"""Rounds of training steps and of scoring, in turns, timed; and the memory of one round of each."""
+"""Rounds of training steps and of scoring, in turns, timed; and the memory of one round of each.
+
+Everything that is compared takes turns in one process, so that a machine whose speed drifts is as
+fast for the one as for the other: first all at one length, then all at the next.
+"""
 
 import os
 import statistics
@@ -13,24 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alibi_lm.benchmark.hardware import peak_flops
 from alibi_lm.benchmark.peers import PEERS, check_peers
 from alibi_lm.config import AdamwConfig, BenchmarkConfig, Config
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation import reader, score
-from alibi_lm.files import write_atomically
+from alibi_lm.machine.device import resolve_device
+from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.memory import fail_when_memory_runs_out, is_out_of_memory, keep_freed_memory
+from alibi_lm.machine.progress import bar
+from alibi_lm.machine.provenance import environment
 from alibi_lm.model import Decoder, check_backend
 from alibi_lm.positions import SCHEMES, build_position
-from alibi_lm.progress import bar
 from alibi_lm.protocols import Protocol
 from alibi_lm.results import COMPLETE, OUT_OF_MEMORY
-from alibi_lm.runtime import (
-    environment,
-    fail_when_memory_runs_out,
-    is_out_of_memory,
-    keep_freed_memory,
-    peak_flops,
-    resolve_device,
-)
 from alibi_lm.speeds import OURS, TRAINING, Speed, speeds_csv
 from alibi_lm.training import build_optimizer, compile_blocks, update
 

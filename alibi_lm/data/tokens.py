@@ -34,8 +34,8 @@ from alibi_lm.data.tokenizers import (
     pieces,
 )
 from alibi_lm.errors import UserError
-from alibi_lm.files import naming, sync_folder, write_atomically
-from alibi_lm.progress import bar
+from alibi_lm.machine.files import naming, sync_folder, write_atomically
+from alibi_lm.machine.progress import bar
 
 PATHS = ("path", "dictionary")  # of a tokenizer: what lies there decides, not where
 FORMAT = 1  # raise it when the same text would be written differently

@@ -14,7 +14,7 @@ from typing import Any
 from alibi_lm.data.corpus import SPLITS, Corpus, DataConfig, Documents
 from alibi_lm.data.text import read
 from alibi_lm.errors import UserError
-from alibi_lm.progress import say
+from alibi_lm.machine.progress import say
 from alibi_lm.settings import setting
 
 HUB_NAME = "Salesforce/wikitext"

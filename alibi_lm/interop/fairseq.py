@@ -23,7 +23,7 @@ from alibi_lm.data.dictionary import count_words, read_dictionary
 from alibi_lm.data.tokenizers import WordsConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import SettingsError, UserError
-from alibi_lm.files import write_atomically
+from alibi_lm.machine.files import write_atomically
 from alibi_lm.model import Decoder
 from alibi_lm.positions import PositionConfig
 from alibi_lm.runs import DICTIONARY, OTHER_FOLDER, Run, check_identity, find_run, open_run

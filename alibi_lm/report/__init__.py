@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alibi_lm.errors import UserError
-from alibi_lm.files import write_atomically
+from alibi_lm.machine.files import write_atomically
 from alibi_lm.report.analysis import analyse
 from alibi_lm.report.claims import claims_table
 from alibi_lm.report.comparisons import Comparison, comparisons

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alibi_lm.files import write_atomically
+from alibi_lm.machine.files import write_atomically
 from alibi_lm.report.comparisons import METRICS, Comparison, Curve, several_seeds
 from alibi_lm.report.loss_by_position import bins_to_draw
 from alibi_lm.report.published import SOURCE, curves_to_compare, is_the_papers_data

@@ -9,9 +9,10 @@ import time
 import torch
 
 from alibi_lm.config import Config, ModelConfig, OptimConfig
+from alibi_lm.machine.device import be_deterministic, resolve_device
+from alibi_lm.machine.memory import keep_freed_memory
 from alibi_lm.model import Decoder
 from alibi_lm.positions import SCHEMES
-from alibi_lm.runtime import be_deterministic, keep_freed_memory, resolve_device
 from alibi_lm.training import build_optimizer, update
 
 STEPS, ROUNDS = 10, 15

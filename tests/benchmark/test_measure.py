@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alibi_lm.benchmark import benchmark
 from alibi_lm.benchmark import measure as measure_module
-from alibi_lm.benchmark.measure import rise
+from alibi_lm.benchmark.measure import benchmark, rise
 from alibi_lm.config import BenchmarkConfig, ModelConfig
 from alibi_lm.errors import UserError
 from alibi_lm.speeds import read_speeds

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from golden.runs import FILE, compute, machine, names, write_text
 
 GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))

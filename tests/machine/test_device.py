@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from alibi_lm.errors import UserError
-from alibi_lm.runtime import is_out_of_memory, resolve_device
+from alibi_lm.machine.device import resolve_device
+from alibi_lm.machine.memory import is_out_of_memory
 
 # Takes memory without touching it: harmless, and the system alone would promise it for ever.
 GREEDY = """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alibi_lm.files import remove_partial_files, write_atomically
+from alibi_lm.machine.files import remove_partial_files, write_atomically
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:

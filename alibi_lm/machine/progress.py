@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from alibi_lm import processes
+from alibi_lm.machine import processes
 
 _logs: list[Path] = []
 

@@ -1,0 +1,1 @@
+"""Plumbing: device, memory, files, signals, processes, progress, provenance."""
