@@ -14,14 +14,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from alibi_lm.attention import BACKENDS
+from alibi_lm.benchmark.rows import PHASES
 from alibi_lm.data.corpus import SPLITS, DataConfig
 from alibi_lm.data.sources import SOURCES
 from alibi_lm.data.tokenizers import TOKENIZERS, TokenizerConfig
 from alibi_lm.errors import SettingsError
+from alibi_lm.evaluation.protocols import PROTOCOLS
 from alibi_lm.positions import SCHEMES, PositionConfig
-from alibi_lm.protocols import PROTOCOLS
 from alibi_lm.settings import missing, out_of_bounds, setting, unknown
-from alibi_lm.speeds import PHASES
 
 ATTENTION = ("full", "window")
 DTYPES = ("float32", "bfloat16", "float16")

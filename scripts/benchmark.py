@@ -17,9 +17,9 @@ from alibi_lm.cli import main
 from alibi_lm.config import BenchmarkConfig
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.progress import say
+from alibi_lm.markdown import markdown
 from alibi_lm.report.figures import save
 from alibi_lm.report.speed import speed_figure, speed_note, speed_table
-from alibi_lm.report.tables import markdown
 
 
 def measure(config: BenchmarkConfig) -> None:

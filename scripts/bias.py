@@ -10,11 +10,11 @@ by name alone is shown with its initial values. Writes bias.png and bias.svg int
 import argparse
 from pathlib import Path
 
-from alibi_lm.bias_pictures import bias_figure, bias_matrix
 from alibi_lm.cli import run_cleanly
 from alibi_lm.errors import UserError
 from alibi_lm.machine.progress import say
 from alibi_lm.report.figures import save
+from alibi_lm.runs.biases import bias_figure, bias_matrix
 
 
 def main() -> None:

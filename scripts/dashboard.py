@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 
 from alibi_lm.cli import run_cleanly
-from alibi_lm.dashboard import build_workspace, outline, save
 from alibi_lm.errors import UserError
+from alibi_lm.evaluation.rows import read_results
 from alibi_lm.machine.progress import say
-from alibi_lm.results import read_results
+from alibi_lm.runs.dashboard import build_workspace, outline, save
 
 
 def main() -> None:

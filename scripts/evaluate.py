@@ -17,11 +17,11 @@ from pathlib import Path
 from alibi_lm.cli import main
 from alibi_lm.config import EvaluateConfig
 from alibi_lm.data.tokens import prepare
-from alibi_lm.evaluation import evaluate_run
 from alibi_lm.machine.progress import say
 from alibi_lm.report import summary
-from alibi_lm.runs import check_data, load_run
-from alibi_lm.tracking import track
+from alibi_lm.runs.evaluate import evaluate_run
+from alibi_lm.runs.folder import check_data, load_run
+from alibi_lm.runs.tracking import track
 
 
 def evaluate(config: EvaluateConfig) -> None:

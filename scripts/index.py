@@ -12,7 +12,7 @@ from alibi_lm.cli import run_cleanly
 from alibi_lm.errors import UserError
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.progress import say
-from alibi_lm.report.tables import Table, markdown
+from alibi_lm.markdown import Table, markdown
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 HEAD = """# Experiments

@@ -12,14 +12,22 @@ member; the others by their operations), or as measured on this machine in a few
 
 import argparse
 
+from alibi_lm.benchmark.costs import (
+    Machine,
+    Text,
+    known_speed,
+    named_machine,
+    table,
+    text_of,
+    this_machine,
+)
 from alibi_lm.benchmark.hardware import DATA_SHEETS
 from alibi_lm.cli import check_overrides, run_cleanly
 from alibi_lm.config import Config
-from alibi_lm.costs import Machine, Text, known_speed, named_machine, table, text_of, this_machine
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.machine.progress import bar, say
-from alibi_lm.report.tables import markdown
-from alibi_lm.sweep import Member, plan
+from alibi_lm.markdown import markdown
+from alibi_lm.runs.plan import Member, plan
 
 
 def main() -> None:

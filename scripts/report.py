@@ -16,11 +16,11 @@ Intervals and loss by position need the token losses that lie in the run folders
 import argparse
 from pathlib import Path
 
+from alibi_lm.benchmark.rows import read_speeds
 from alibi_lm.cli import run_cleanly
+from alibi_lm.evaluation.rows import Result, read_results
 from alibi_lm.machine.progress import say
 from alibi_lm.report import summary, write_report
-from alibi_lm.results import Result, read_results
-from alibi_lm.speeds import read_speeds
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from alibi_lm.cli import FAILED, run_cleanly
 from alibi_lm.machine.progress import say
-from alibi_lm.reproduction import reproduce
+from alibi_lm.runs.reproduce import reproduce
 
 
 def main() -> None:

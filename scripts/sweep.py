@@ -10,7 +10,7 @@ evaluated under the same settings is not done again, so a sweep that broke is la
 was. Writes OUTPUT/runs/*, and into OUTPUT the report: report.html, tables, figures, rows as CSV.
 """
 
-from alibi_lm.sweep import main
+from alibi_lm.runs.sweep import main
 
 if __name__ == "__main__":
     main(__doc__)

@@ -16,9 +16,9 @@ from pathlib import Path
 from alibi_lm.cli import main
 from alibi_lm.config import Config
 from alibi_lm.data.tokens import prepare
-from alibi_lm.runs import find_run
-from alibi_lm.session import train_run
-from alibi_lm.tracking import track
+from alibi_lm.runs.folder import find_run
+from alibi_lm.runs.tracking import track
+from alibi_lm.runs.train import train_run
 
 
 def train(config: Config) -> None:

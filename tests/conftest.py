@@ -156,7 +156,7 @@ class Fork:
 
 def _run_member(config: Config, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    from alibi_lm.sweep import run_member
+    from alibi_lm.runs.sweep import run_member
 
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
@@ -169,7 +169,9 @@ def _run_member(config: Config, environment: dict[str, str]) -> None:
 @pytest.fixture(scope="session")
 def fork() -> Fork:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alibi_lm.sweep", "torch._dynamo"])  # what training imports
+    context.set_forkserver_preload(
+        ["alibi_lm.runs.sweep", "torch._dynamo"]
+    )  # what training imports
     return Fork(context)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from alibi_lm.results import Result, Row, losses_file, perplexity, read_results
-from alibi_lm.runs import Run
-from alibi_lm.speeds import Speed
+from alibi_lm.benchmark.rows import Speed
+from alibi_lm.evaluation.rows import Result, Row, losses_file, perplexity, read_results
+from alibi_lm.runs.folder import Run
 
 ROW = Row(
     position="alibi",

@@ -10,8 +10,9 @@ import pytest
 
 from alibi_lm.cli import CONFIGS
 from alibi_lm.errors import UserError
-from alibi_lm.results import read_results
-from alibi_lm.sweep import plan, run_member
+from alibi_lm.evaluation.rows import read_results
+from alibi_lm.runs.plan import plan
+from alibi_lm.runs.sweep import run_member
 
 ROOT = CONFIGS.parent
 SCALED = sorted(

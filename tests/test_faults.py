@@ -16,7 +16,7 @@ from conftest import ROOT, Fork
 from samples import outcome
 
 from alibi_lm.config import AdamwConfig, Config
-from alibi_lm.runs import Run
+from alibi_lm.runs.folder import Run
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 OPTIM = AdamwConfig(steps=40, warmup_steps=5, tokens_per_step=64)

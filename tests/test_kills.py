@@ -16,7 +16,7 @@ from conftest import Fork
 from samples import outcome
 
 from alibi_lm.config import AdamwConfig, Config
-from alibi_lm.runs import Run
+from alibi_lm.runs.folder import Run
 
 N_KILLS = int(os.environ.get("KILLS", "20"))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alibi_lm.attention import attend
 from alibi_lm.config import ModelConfig
-from alibi_lm.model import Decoder
+from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 from alibi_lm.positions.t5 import T5Bias, T5Config, t5_buckets
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from samples import ROW
 
-from alibi_lm.results import write_csv
+from alibi_lm.evaluation.rows import write_csv
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 

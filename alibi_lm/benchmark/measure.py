@@ -19,20 +19,21 @@ from torch import Tensor, nn
 
 from alibi_lm.benchmark.hardware import peak_flops
 from alibi_lm.benchmark.peers import PEERS, check_peers
+from alibi_lm.benchmark.rows import OURS, TRAINING, Speed, speeds_csv
 from alibi_lm.config import AdamwConfig, BenchmarkConfig, Config
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation import reader, score
+from alibi_lm.evaluation.protocols import Protocol
+from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY
+from alibi_lm.evaluation.score import reader, score
 from alibi_lm.machine.device import resolve_device
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.memory import fail_when_memory_runs_out, is_out_of_memory, keep_freed_memory
 from alibi_lm.machine.progress import bar
 from alibi_lm.machine.provenance import environment
-from alibi_lm.model import Decoder, check_backend
+from alibi_lm.model.decoder import Decoder, check_backend
 from alibi_lm.positions import SCHEMES, build_position
-from alibi_lm.protocols import Protocol
-from alibi_lm.results import COMPLETE, OUT_OF_MEMORY
-from alibi_lm.speeds import OURS, TRAINING, Speed, speeds_csv
-from alibi_lm.training import build_optimizer, compile_blocks, update
+from alibi_lm.training.loop import compile_blocks, update
+from alibi_lm.training.optim import build_optimizer
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the square matrices whose product is the yardstick
 WARM_UP = 2  # rounds that are not counted: memory is claimed, kernels are chosen

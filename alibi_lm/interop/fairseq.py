@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alibi_lm.checkpoint import pack_weights
 from alibi_lm.config import Config, ConvertConfig, EvaluationConfig, ModelConfig, NagConfig
 from alibi_lm.data.dictionary import count_words, read_dictionary
 from alibi_lm.data.tokenizers import WordsConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.machine.files import write_atomically
-from alibi_lm.model import Decoder
+from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import PositionConfig
-from alibi_lm.runs import DICTIONARY, OTHER_FOLDER, Run, check_identity, find_run, open_run
-from alibi_lm.training import build_model
+from alibi_lm.runs.build import build_model
+from alibi_lm.runs.folder import DICTIONARY, OTHER_FOLDER, Run, check_identity, find_run, open_run
+from alibi_lm.training.checkpoint import pack_weights
 
 # What the model is if an argument is not in the checkpoint, and what it must be: ours is no other.
 REQUIRED = {

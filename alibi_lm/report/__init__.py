@@ -6,17 +6,18 @@ Reads results (rows and, where they were kept, token losses) and nothing else; n
 from collections.abc import Sequence
 from pathlib import Path
 
+from alibi_lm.benchmark.rows import Speed
 from alibi_lm.errors import UserError
+from alibi_lm.evaluation.rows import Result, write_csv
 from alibi_lm.machine.files import write_atomically
+from alibi_lm.markdown import markdown
 from alibi_lm.report.analysis import analyse
 from alibi_lm.report.claims import claims_table
 from alibi_lm.report.comparisons import Comparison, comparisons
 from alibi_lm.report.figures import Panel, drawable, lengths_figure, panel, positions_figure, save
 from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.page import page
-from alibi_lm.report.tables import markdown, markdown_report
-from alibi_lm.results import Result, write_csv
-from alibi_lm.speeds import Speed
+from alibi_lm.report.tables import markdown_report
 
 __all__ = ["summary", "write_report"]
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alibi_lm.benchmark.rows import Speed
+from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.claims import Checked, check_claims
 from alibi_lm.report.comparisons import Comparison, Curve, Study, comparisons, titles
 from alibi_lm.report.csv_files import differences_csv, positions_csv
-from alibi_lm.results import Result
-from alibi_lm.speeds import Speed
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from alibi_lm.benchmark.rows import OURS, TRAINING, Speed
+from alibi_lm.markdown import Table
 from alibi_lm.report.comparisons import Comparison, Curve, Study
 from alibi_lm.report.differences import Difference, compare
 from alibi_lm.report.published import claimed_on, perplexities, table_1
-from alibi_lm.report.tables import NEAR, Table, nearest
-from alibi_lm.speeds import OURS, TRAINING, Speed
+from alibi_lm.report.tables import NEAR, nearest
 
 HOLDS, FAILS, NOT_MEASURED = "holds", "does not hold", "not measured"
 FAR = 16  # the multiple of the training length that the first claims are about

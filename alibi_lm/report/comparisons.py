@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from alibi_lm.results import COMPLETE, Result, Row
+from alibi_lm.evaluation.rows import COMPLETE, Result, Row
 
 # Field names of the schemes, for headings and labels.
 NAMES = {

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from alibi_lm.results import perplexity
+from alibi_lm.evaluation.rows import perplexity
 
 PIECES = 100
 DRAWS = 10_000

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from alibi_lm.evaluation.rows import Result, csv_text
+from alibi_lm.markdown import Table
 from alibi_lm.report.analysis import Analysis
 from alibi_lm.report.claims import Checked, Finding
 from alibi_lm.report.comparisons import (
@@ -25,8 +27,7 @@ from alibi_lm.report.figures import drawable, lengths_figure, panel, positions_f
 from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.published import SOURCE, claimed_on, perplexities
 from alibi_lm.report.speed import speed_note, speed_table
-from alibi_lm.report.tables import Table, lengths_table, notes, paper_speeds_table, paper_table
-from alibi_lm.results import Result, csv_text
+from alibi_lm.report.tables import lengths_table, notes, paper_speeds_table, paper_table
 
 if TYPE_CHECKING:
     from jinja2 import Template

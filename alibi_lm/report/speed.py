@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from alibi_lm.benchmark.rows import EVALUATION, OURS, TRAINING, Speed
+from alibi_lm.markdown import Table
 from alibi_lm.report.comparisons import NAMES
 from alibi_lm.report.figures import MARKERS, colour
 from alibi_lm.report.published import SOURCE, table_1
-from alibi_lm.report.tables import Table
-from alibi_lm.speeds import EVALUATION, OURS, TRAINING, Speed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,10 @@ import torch
 from alibi_lm.config import Config, ModelConfig, OptimConfig
 from alibi_lm.machine.device import be_deterministic, resolve_device
 from alibi_lm.machine.memory import keep_freed_memory
-from alibi_lm.model import Decoder
+from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
-from alibi_lm.training import build_optimizer, update
+from alibi_lm.training.loop import update
+from alibi_lm.training.optim import build_optimizer
 
 STEPS, ROUNDS = 10, 15
 

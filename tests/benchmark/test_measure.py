@@ -6,9 +6,9 @@ import torch
 
 from alibi_lm.benchmark import measure as measure_module
 from alibi_lm.benchmark.measure import benchmark, rise
+from alibi_lm.benchmark.rows import read_speeds
 from alibi_lm.config import BenchmarkConfig, ModelConfig
 from alibi_lm.errors import UserError
-from alibi_lm.speeds import read_speeds
 
 CPU = torch.device("cpu")
 SIZES = ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=64)

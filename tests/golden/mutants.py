@@ -112,13 +112,14 @@ def write_mutant(old: str, new: str, root: Path) -> None:
     files[0].write_text(files[0].read_text().replace(old, new))
 
 
-def is_caught(old: str, new: str) -> bool:
-    """Whether a golden test fails with `new` in place of `old`."""
+def is_caught(old: str = "", new: str = "") -> bool:
+    """Whether a golden test fails with `new` in place of `old`; by default with nothing changed."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("alibi_lm", "tests", "configs"):
             shutil.copytree(ROOT / name, Path(folder) / name)
         shutil.copy(ROOT / "pyproject.toml", folder)
-        write_mutant(old, new, Path(folder))
+        if old:
+            write_mutant(old, new, Path(folder))
         command = [
             sys.executable,
             "-m",
@@ -145,7 +146,7 @@ def is_caught(old: str, new: str) -> bool:
 
 def main() -> None:
     """Try the unchanged package, then every mutant."""
-    if is_caught("", ""):
+    if is_caught():
         raise SystemExit("the golden tests fail without any change")
     caught = 0
     for name, (old, new) in MUTANTS.items():

@@ -22,12 +22,15 @@ from alibi_lm.config import AdamwConfig, Config, EvaluationConfig, ModelConfig, 
 from alibi_lm.data.text import TextConfig
 from alibi_lm.data.tokenizers import WordsConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
-from alibi_lm.evaluation import protocols, reader, score
-from alibi_lm.loss_scale import LossScale
+from alibi_lm.evaluation.rows import metrics
+from alibi_lm.evaluation.score import reader, score
 from alibi_lm.positions import SCHEMES
-from alibi_lm.results import metrics
-from alibi_lm.session import training_batches
-from alibi_lm.training import build_model, build_optimizer, train
+from alibi_lm.runs.build import build_model
+from alibi_lm.runs.evaluate import protocols
+from alibi_lm.runs.train import training_batches
+from alibi_lm.training.loop import train
+from alibi_lm.training.loss_scale import LossScale
+from alibi_lm.training.optim import build_optimizer
 
 FILE = Path(__file__).with_name("losses.json")
 CPU = torch.device("cpu")

@@ -27,9 +27,9 @@ from alibi_lm.data.text import TextConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import UserError
 from alibi_lm.interop.fairseq import convert, read_checkpoint
-from alibi_lm.model import Decoder
+from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
-from alibi_lm.runs import Run, load_run
+from alibi_lm.runs.folder import Run, load_run
 
 TOY = Path(__file__).parent / "fairseq_alibi_8heads"
 TOLERANCE = 1e-4

@@ -12,7 +12,7 @@ from alibi_lm.machine.memory import is_out_of_memory
 # Takes memory without touching it: harmless, and the system alone would promise it for ever.
 GREEDY = """
 import torch
-from alibi_lm.runtime import fail_when_memory_runs_out, is_out_of_memory
+from alibi_lm.machine.memory import fail_when_memory_runs_out, is_out_of_memory
 fail_when_memory_runs_out()
 held = []
 try:

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from samples import outcome
 
-from alibi_lm.runs import load_run
+from alibi_lm.runs.folder import load_run
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -58,7 +58,7 @@ def test_asked_to_stop_a_training_keeps_its_state_and_goes_on_later(
 
 PROGRAM = """
 import os, signal, sys, time
-from alibi_lm.interruption import deferred, listen
+from alibi_lm.machine.interruption import deferred, listen
 listen()
 def of_the_host(number, frame):
     print("the host's", flush=True)
@@ -99,7 +99,7 @@ def test_a_second_signal_ends_the_process_at_once(
 def test_an_error_while_the_state_is_saved_is_not_taken_for_a_stop() -> None:
     program = """
 import os, signal
-from alibi_lm.interruption import Interrupted, deferred, listen
+from alibi_lm.machine.interruption import Interrupted, deferred, listen
 listen()
 with deferred() as asked:
     try:
@@ -117,7 +117,7 @@ with deferred() as asked:
 def test_a_host_that_handles_a_signal_keeps_it() -> None:
     program = """
 import signal
-from alibi_lm.interruption import listen
+from alibi_lm.machine.interruption import listen
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 listen()
 print(signal.getsignal(signal.SIGTERM) == signal.SIG_IGN)

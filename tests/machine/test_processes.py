@@ -14,7 +14,7 @@ from conftest import Fork
 from samples import outcome
 
 from alibi_lm.config import AdamwConfig, Config
-from alibi_lm.runs import Run
+from alibi_lm.runs.folder import Run
 
 OPTIM = AdamwConfig(steps=20, warmup_steps=2, tokens_per_step=64, micro_batch_size=1)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from samples import ROW, SPEED, result
 
+from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.claims import CLAIMS, FAILS, HOLDS, NOT_MEASURED, check_claims, claims_table
 from alibi_lm.report.comparisons import comparisons, titles
-from alibi_lm.results import Result
 
 HOLDS_UP, SHORTER, ORDER, SPEED_CLAIM, EARLY, RISES, WINDOW = range(len(CLAIMS))
 

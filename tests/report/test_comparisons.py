@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from samples import ROW, result, study
 
+from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.comparisons import comparisons, titles
-from alibi_lm.results import Result
 
 
 def test_only_comparable_rows_meet(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from samples import ROW, result, study
 
+from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.comparisons import comparisons
 from alibi_lm.report.csv_files import differences_csv
 from alibi_lm.report.differences import compare, differences, to_the_best
-from alibi_lm.results import Result
 
 
 def test_pairs_at_each_length(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.image import imread
 from samples import study
 
+from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.comparisons import comparisons, titles
 from alibi_lm.report.figures import Panel, lengths_figure, panel, positions_figure, save, svg
-from alibi_lm.results import Result
 
 
 def panels(results: list[Result], metric: str, published: bool = False) -> list[Panel]:

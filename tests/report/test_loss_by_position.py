@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 from samples import ROW, result
 
+from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.comparisons import comparisons
 from alibi_lm.report.csv_files import positions_csv
 from alibi_lm.report.loss_by_position import bins_to_draw, has_positions, loss_by_position
-from alibi_lm.results import Result
 
 
 def test_losses_by_hand(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.image import imread
 from samples import result, study
 
+from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.analysis import analyse
 from alibi_lm.report.page import page
-from alibi_lm.results import Result
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from samples import SPEED as ROW
 
+from alibi_lm.benchmark.rows import Speed, read_speeds, speeds_csv
 from alibi_lm.errors import UserError
+from alibi_lm.markdown import markdown
 from alibi_lm.report.speed import speed_figure, speed_note, speed_table
-from alibi_lm.report.tables import markdown
-from alibi_lm.speeds import Speed, read_speeds, speeds_csv
 
 OUT = dataclasses.replace(
     ROW,

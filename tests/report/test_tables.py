@@ -3,11 +3,12 @@ import math
 
 from samples import ROW
 
+from alibi_lm.evaluation.rows import Result
+from alibi_lm.markdown import Table, markdown
 from alibi_lm.report import summary
 from alibi_lm.report.comparisons import Comparison, Curve, Point, Study, comparisons
 from alibi_lm.report.published import perplexities
-from alibi_lm.report.tables import Table, lengths_table, markdown, nearest, notes, paper_table
-from alibi_lm.results import Result
+from alibi_lm.report.tables import lengths_table, nearest, notes, paper_table
 
 
 def rows(**changes: object) -> list[Result]:

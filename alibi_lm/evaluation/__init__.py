@@ -1,0 +1,1 @@
+"""Evaluation: which tokens are scored with which context, and what a row says. Knows no model."""

@@ -1,0 +1,1 @@
+"""Everything that works on a run folder."""

@@ -1,0 +1,1 @@
+"""Training: optimizers, the loop of updates, checkpoints, processes. Knows no run folder."""

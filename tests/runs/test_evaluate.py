@@ -1,0 +1,336 @@
+"""A toy model with known probabilities, and the protocols against explicit loops."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alibi_lm.config import Config, EvaluationConfig
+from alibi_lm.data.text import TextConfig
+from alibi_lm.data.tokens import prepare
+from alibi_lm.errors import UserError
+from alibi_lm.evaluation.protocols import Protocol
+from alibi_lm.evaluation.rows import metrics
+from alibi_lm.evaluation.score import score
+from alibi_lm.evaluation.spans import same_targets
+from alibi_lm.runs.build import build_model
+from alibi_lm.runs.evaluate import check_evaluation, evaluate_run, protocols
+from alibi_lm.runs.train import train_run
+from alibi_lm.training.checkpoint import load_weights, pack_weights
+
+
+def context_sums(inputs: Tensor, targets: Tensor) -> Tensor:
+    """A causal toy 'model' whose losses tell the whole context apart."""
+    weights = 1.0 + torch.arange(inputs.shape[1])
+    return torch.cumsum(inputs * weights, 1) / 1000 + targets / 7
+
+
+def alone(stream: np.ndarray, start: int, target: int) -> float:
+    """The toy's loss of one target with the context from `start` on, by a pass of its own."""
+    inputs = torch.from_numpy(stream[start : target + 1].astype(np.int64))[None]
+    targets = torch.from_numpy(stream[start + 1 : target + 2].astype(np.int64))[None]
+    return context_sums(inputs, targets)[0, -1].item()
+
+
+def blocks(length: int) -> Protocol:
+    return Protocol("nonoverlapping", length, "validation", stride=length)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, int, int, int]:
+    n = draw(st.integers(1, 120))
+    length = draw(st.integers(1, 30))
+    stream = draw(st.lists(st.integers(0, 50), min_size=n + 1, max_size=n + 1))
+    return (
+        np.array(stream, np.uint16),
+        length,
+        draw(st.integers(1, length)),
+        draw(st.integers(1, 100)),
+    )
+
+
+@given(cases())
+@settings(deadline=None)
+def test_sliding_agrees_with_a_loop_over_targets(case: tuple[np.ndarray, int, int, int]) -> None:
+    stream, length, stride, batch_tokens = case
+    starts = [
+        max(0, target // stride * stride + stride - length) for target in range(len(stream) - 1)
+    ]
+    wanted = [alone(stream, start, target) for target, start in enumerate(starts)]
+    protocol = Protocol("sliding", length, "validation", stride=stride)
+    got = score(context_sums, stream, protocol, batch_tokens)
+    assert got == pytest.approx(wanted, rel=1e-5)
+
+
+@given(cases())
+@settings(deadline=None)
+def test_stride_of_the_length_is_nonoverlapping_to_the_last_digit(
+    case: tuple[np.ndarray, int, int, int],
+) -> None:
+    stream, length, _, batch_tokens = case
+    n = len(stream) - 1
+    by_hand: list[float] = []
+    for start in range(0, n, length):
+        block = stream[start : start + length + 1].astype(np.int64)
+        losses = context_sums(torch.from_numpy(block[:-1])[None], torch.from_numpy(block[1:])[None])
+        by_hand += losses[0].tolist()
+    sliding = Protocol("sliding", length, "validation", stride=length)
+    got = score(context_sums, stream, sliding, batch_tokens)
+    assert (got == score(context_sums, stream, blocks(length), batch_tokens)).all()
+    assert got == pytest.approx(by_hand, rel=1e-6)
+
+
+@given(cases(), st.data())
+@settings(deadline=None)
+def test_same_targets_agrees_with_a_loop(
+    case: tuple[np.ndarray, int, int, int], data: st.DataObject
+) -> None:
+    stream, _, _, batch_tokens = case
+    n = len(stream) - 1
+    if n < 4:
+        return
+    sample = data.draw(st.integers(1, n - n // 2))
+    context = data.draw(st.integers(1, n // 2))
+    protocol = Protocol("same_targets", context, "validation", sample=sample)
+    targets = [window.scored_from for window in same_targets(n, 1, sample)]
+    wanted = [alone(stream, target + 1 - context, target) for target in targets]
+    got = score(context_sums, stream, protocol, batch_tokens)
+    assert got == pytest.approx(wanted, rel=1e-5)
+
+
+def test_known_probabilities_give_hand_computed_metrics() -> None:
+    """Eight tokens of probability 1/4 over 3 words and 16 bytes."""
+    quarter: Callable[[Tensor, Tensor], Tensor] = lambda x, y: torch.full(y.shape, math.log(4))  # noqa: E731
+    losses = score(quarter, np.zeros(9, np.uint16), blocks(3), 6)
+    values = metrics(float(losses.mean()), 8, words=3, n_bytes=16)
+    assert values.loss == pytest.approx(math.log(4))
+    assert values.ppl == pytest.approx(4)
+    assert values.word_ppl == pytest.approx(4 ** (8 / 3))
+    assert values.bpb == pytest.approx(8 * 2 / 16)
+
+
+def test_perplexity_beyond_floats_is_infinite() -> None:
+    assert metrics(1e6, 1, 1, 1).ppl == math.inf
+
+
+def test_protocols_that_settings_ask_for() -> None:
+    evaluation = EvaluationConfig(
+        protocols=["sliding", "same_targets"],
+        lengths=[8, 16, 8],
+        stride=4,
+        targets=5,
+        attention=["full", "window"],
+    )
+    assert protocols(evaluation, train_length=6) == [
+        Protocol("sliding", 8, "validation", stride=4),
+        Protocol("sliding", 16, "validation", stride=4),
+        Protocol("sliding", 8, "validation", stride=4, window=6),
+        Protocol("sliding", 16, "validation", stride=4, window=6),
+        Protocol("same_targets", 8, "validation", sample=5),
+        Protocol("same_targets", 16, "validation", sample=5),
+        Protocol("same_targets", 8, "validation", sample=5, window=6),
+        Protocol("same_targets", 16, "validation", sample=5, window=6),
+    ]
+    assert protocols(EvaluationConfig(lengths=[8, 8]), 6) == [blocks(8)]
+
+
+@pytest.mark.parametrize("position", ["t5", "rotary", "alibi"])
+def test_a_run_is_evaluated_once_in_every_way(
+    small_config: Callable[..., Config], position: str, tmp_path: Path
+) -> None:
+    config = small_config(position)
+    data = prepare(config.data, config.tokenizer, tmp_path)
+    run = train_run(config, data)
+    n = data.split("validation").tokens
+    rows = [result.row for result in evaluate_run(run, data, config.evaluation, "cpu", "auto")]
+    assert [row.eval_length for row in rows] == [16, 40]
+    assert {row.tokens for row in rows} == {n}
+    assert all(row.position == position and row.nonfinite == 0 for row in rows)
+    assert rows[0].word_ppl == pytest.approx(rows[0].ppl ** (rows[0].tokens / rows[0].words))
+    # More lengths add rows; what is there is kept as it is.
+    more = evaluate_run(run, data, EvaluationConfig(lengths=[40, 7]), "cpu", "auto")
+    assert more[0].row == rows[1]
+    assert [what.length for what in run.results()] == [16, 40, 7]
+    every = EvaluationConfig(
+        protocols=["nonoverlapping", "sliding", "same_targets"],
+        lengths=[16, 40],
+        stride=16,
+        targets=20,
+        attention=["full", "window"],
+    )
+    found = {result.row.what: result for result in evaluate_run(run, data, every, "cpu", "auto")}
+    assert len(found) == 12
+    for what, result in found.items():
+        losses = result.losses()  # a UserError if they were not the row's
+        assert losses is not None
+        assert len(losses) == result.row.tokens == (20 if what.sample else n)
+        limited = what.window is not None and what.window < what.length
+        plain_backend = {"t5": "blocks", "rotary": "causal", "alibi": "row"}[position]
+        assert result.row.backend == ("blocks" if limited else plain_backend)
+    # At the training length a window of it hides nothing; beyond, it does.
+    plain, windowed, longer, limited = (
+        found[Protocol("nonoverlapping", length, "validation", stride=length, window=window)]
+        for length, window in ((16, None), (16, 16), (40, None), (40, 16))
+    )
+    assert windowed.row.loss == plain.row.loss
+    assert limited.row.loss != longer.row.loss
+    # Sliding by the length itself is nonoverlapping.
+    sliding = found[Protocol("sliding", 16, "validation", stride=16)]
+    assert sliding.row.loss == plain.row.loss
+
+
+def test_a_forced_backend_is_used_and_is_another_measurement(
+    small_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = small_config("alibi")
+    data = prepare(config.data, config.tokenizer, tmp_path)
+    run = train_run(config, data)
+    wanted = [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", "auto")]
+    for backend in ("coordinates", "blocks", "flex", "reference"):
+        rows = [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", backend)]
+        assert [row.backend for row in rows] == [backend, backend]
+        assert [row.loss for row in rows] == pytest.approx([r.loss for r in wanted], rel=1e-5)
+        # Whoever asks for no particular one takes what is there.
+        assert [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", "auto")] == rows
+    windowed = EvaluationConfig(lengths=[16, 40], attention=["full", "window"])
+    with pytest.raises(UserError, match="backend: given row, but row cannot compute a window"):
+        evaluate_run(run, data, windowed, "cpu", "row")
+
+
+def test_same_targets_of_a_model_are_read_with_that_context_alone(
+    small_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = small_config("rotary")
+    data = prepare(config.data, config.tokenizer, tmp_path)
+    run = train_run(config, data)
+    stream = data.split("validation").stream
+    evaluation = EvaluationConfig(protocols=["same_targets"], lengths=[5, 30], targets=12)
+    for result in evaluate_run(run, data, evaluation, "cpu", "auto"):
+        model = build_model(config, data).eval()
+        load_weights(model, run.weights)
+        context = result.row.eval_length
+        wanted = []
+        for window in same_targets(len(stream) - 1, context, 12):
+            piece = torch.from_numpy(stream[window.start : window.stop + 1].astype(np.int64))[None]
+            with torch.no_grad():
+                wanted.append(model(piece[:, :-1], piece[:, 1:])[0, -1].item())
+        assert result.losses() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_nonfinite_losses_are_counted_not_skipped(
+    small_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """A model with one broken embedding: every window that holds it is spoilt."""
+    config = small_config("none")
+    data = prepare(config.data, config.tokenizer, tmp_path)
+    run = train_run(config, data)
+    stream = data.split("validation").stream
+    rare = int(np.bincount(stream[1:], minlength=data.vocab_size).argmin())
+    model = build_model(config, data)
+    load_weights(model, run.weights)
+    with torch.no_grad():
+        model.embedding.weight[rare] = math.inf
+    run.finish(pack_weights(model))
+    (result,) = evaluate_run(run, data, EvaluationConfig(lengths=[8]), "cpu", "auto")
+    losses = result.losses()
+    assert losses is not None
+    assert result.row.nonfinite == (~np.isfinite(losses)).sum() > 0
+    assert not math.isfinite(result.row.loss)
+    assert result.row.status == "complete"
+
+
+def test_lengths_beyond_the_split(small_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = small_config()
+    data = prepare(config.data, config.tokenizer, tmp_path)
+    n = data.split("validation").tokens
+    check_evaluation(EvaluationConfig(lengths=[n]), 16, data)
+    with pytest.raises(UserError, match=rf"evaluation\.lengths: given {n + 1}, .* has {n} tokens"):
+        check_evaluation(EvaluationConfig(lengths=[1, n + 1]), 16, data)
+    with pytest.raises(UserError, match=rf"same_targets draws .* leaves {n // 2} tokens"):
+        check_evaluation(EvaluationConfig(protocols=["same_targets"], lengths=[n]), 16, data)
+    with pytest.raises(UserError, match=rf"evaluation\.targets: given {n}"):
+        check_evaluation(
+            EvaluationConfig(protocols=["same_targets"], lengths=[1], targets=n), 16, data
+        )
+    with pytest.raises(UserError, match="has no test split"):
+        check_evaluation(EvaluationConfig(lengths=[1], split="test"), 16, data)
+
+
+MEMORY = """
+import resource, sys, torch
+from alibi_lm.config import ModelConfig
+from alibi_lm.model.decoder import Decoder
+from alibi_lm.positions import SCHEMES
+
+settings = ModelConfig(n_layers=1, n_heads=8, d_model=128, d_ff=512)
+model = Decoder(settings, SCHEMES["t5"][0](), vocab_size=50_000).eval()
+tokens = torch.randint(50_000, (1, 16_385))
+with torch.inference_mode():
+    losses = model(tokens[:, :-1], tokens[:, 1:])
+assert losses.isfinite().all() and losses.shape == (1, 16_384)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_length_16384_with_50000_words_stays_below_4_gib() -> None:
+    """The whole T5 bias would be 8 GiB, the logits 3: neither is ever held."""
+    found = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) < 4 * 2**30
+
+
+def test_where_memory_runs_out_the_row_says_so_and_the_others_are_there(
+    small_config: Callable[..., Config], text_file: Path, tmp_path: Path
+) -> None:
+    """A real process whose data may grow by little: two lengths fit, one does not."""
+    long = tmp_path / "long.txt"
+    long.write_text(text_file.read_text() * 10)
+    config = small_config("alibi", data=TextConfig(train=[str(long)], held_out=0.5))
+    data = prepare(config.data, config.tokenizer, Path(config.cache))
+    run = train_run(config, data)
+    # The limit is set once torch is loaded, by the same call that a shell's `ulimit -d` makes.
+    code = (
+        "import resource, runpy, sys, torch, alibi_lm.runs.evaluate\n"
+        "held = int(next(line for line in open('/proc/self/status') if line.startswith('VmData'))"
+        ".split()[1]) * 1024\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (held + 40 * 2**20, -1))\n"
+        f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+        f"sys.argv = ['evaluate', 'run={run.path}', 'evaluation.lengths=[16,15000,40]',"
+        " 'evaluation.batch_tokens=16', 'device=cpu']\n"
+        f"runpy.run_path({str(ROOT / 'scripts' / 'evaluate.py')!r}, run_name='__main__')\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "out of memory" in found.stdout
+    rows = [result.row for result in run.results().values()]
+    assert [(row.eval_length, row.status) for row in rows] == [
+        (16, "complete"),
+        (15000, "out of memory"),
+        (40, "complete"),
+    ]
+    assert math.isnan(rows[1].loss)
+    assert "OOM" in found.stdout
+    # With memory enough it is tried again, and replaced.
+    (again,) = evaluate_run(run, data, EvaluationConfig(lengths=[15000]), "cpu", "auto")
+    assert again.row.status == "complete"
+    assert len(run.results()) == 3

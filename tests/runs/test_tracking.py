@@ -1,0 +1,165 @@
+"""What W&B keeps of real offline runs, read back from its files."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from offline_runs import read
+
+from alibi_lm.config import AdamwConfig, Config, EvaluationConfig, TrackingConfig
+from alibi_lm.data.tokens import prepare
+from alibi_lm.runs.curve import read_metrics
+from alibi_lm.runs.evaluate import evaluate_run
+from alibi_lm.runs.folder import Run, find_run
+from alibi_lm.runs.tracking import WandbTracker, track
+from alibi_lm.runs.train import train_run
+
+OPTIM = AdamwConfig(steps=30, warmup_steps=2, tokens_per_step=64)
+LENGTH = "extrapolation/length"
+PPL = "extrapolation/validation-nonoverlapping/ppl"
+
+
+@pytest.fixture
+def offline(small_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Config:
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_RUN_GROUP", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return small_config("t5", optim=OPTIM, tracking=TrackingConfig(tags=["mine"]))
+
+
+def work(config: Config, lengths: list[int]) -> Run:
+    data = prepare(config.data, config.tokenizer, Path(config.cache))
+    with track(config, find_run(config, data).path) as tracker:
+        run = train_run(config, data, tracker)
+        evaluation = EvaluationConfig(lengths=lengths)
+        evaluate_run(run, data, evaluation, "cpu", "auto", tracker)
+    return run
+
+
+def test_curves_of_training_and_of_extrapolation(offline: Config) -> None:
+    run = work(offline, [16, 40])
+    found = read(run.path)
+    ((told, config),) = found["runs"]
+    assert (told.project, told.run_group, told.job_type) == ("alibi_lm", "out", "train")
+    assert told.resume  # or `wandb sync` would put the next part in its place
+    assert set(told.tags) == {"t5", "text", "L16", "mine"}
+    assert told.display_name == run.path.name
+    assert config["position"]["name"] == "t5"
+    assert config["n_parameters"] == run.manifest()["n_parameters"]
+    assert found["axes"]["extrapolation/*"] == LENGTH
+    assert found["exit"] == [0]
+
+    curve = {line["_step"]: line["train/loss"] for line in found["history"] if "train/loss" in line}
+    assert curve == {line["step"]: line["loss"] for line in read_metrics(run.curve)}
+    by_length = {line[LENGTH]: line[PPL] for line in found["history"] if LENGTH in line}
+    assert by_length == {r.row.eval_length: r.row.ppl for r in run.results().values()}
+    (table,) = [line for line in found["history"] if "results.path" in line]
+    assert table["results.nrows"] == 2
+    steps = [line["_step"] for line in found["history"]]
+    assert steps == sorted(set(steps))
+
+
+def test_a_run_that_goes_on_goes_on_with_its_curve(offline: Config) -> None:
+    """Killed after step 20 was told, it takes up step 10: 20 is not told twice."""
+    run = work(offline, [16])
+    kept = json.loads((run.path / "tracking.json").read_text())
+    before = read(run.path)
+    time.sleep(1.1)  # W&B names the parts of a run by the second
+    tracker = WandbTracker(offline, run.path, "train")
+    for line in read_metrics(run.curve)[1:]:
+        tracker.metrics(line)
+    tracker.metrics({"step": kept["step"] + 5, "loss": 1.0})
+    tracker.close(0)
+    found = read(run.path)
+    assert {told.run_id for told, _ in found["runs"]} == {kept["id"]}
+    assert len(found["runs"]) == 2
+    new = found["history"][len(before["history"]) :]
+    assert [line["_step"] for line in new] == [kept["step"] + 5]
+
+    # Evaluated at one more length, later: one more point on the curve.
+    time.sleep(1.1)
+    work(offline, [16, 30])
+    history = read(run.path)["history"]
+    assert [line[LENGTH] for line in history if LENGTH in line] == [16, 30]
+    steps = [line["_step"] for line in history]
+    assert steps == sorted(set(steps))
+
+
+def test_a_result_whose_telling_a_kill_prevented_is_told_later(offline: Config) -> None:
+    run = work(offline, [16])
+    time.sleep(1.1)
+    kept = json.loads((run.path / "tracking.json").read_text())
+    assert kept["told"] == ["validation-nonoverlapping-16"]
+    data = prepare(offline.data, offline.tokenizer, Path(offline.cache))
+    evaluate_run(run, data, EvaluationConfig(lengths=[16, 40]), "cpu", "auto")
+    work(offline, [16, 40])
+    history = read(run.path)["history"]
+    assert [line[LENGTH] for line in history if LENGTH in line] == [16, 40]
+
+
+def test_a_member_after_one_that_wandb_failed_has_a_run_of_its_own(
+    offline: Config, small_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = prepare(offline.data, offline.tokenizer, Path(offline.cache))
+    runs = []
+    for config in (offline, replace(offline, seed=1)):
+        with track(config, find_run(config, data).path) as tracker:
+            run = train_run(config, data, tracker)
+            if not runs:  # the file that keeps what was told goes amid the run
+                (run.path / "tracking.json").unlink()
+                (run.path / "tracking.json").mkdir()
+            evaluate_run(run, data, EvaluationConfig(lengths=[16]), "cpu", "auto", tracker)
+            runs.append(run)
+    (first, second) = (read(run.path) for run in runs)
+    assert [line["train/loss"] for line in first["history"] if "train/loss" in line]
+    assert first["exit"] == second["exit"] == [0]
+    kept = json.loads((runs[1].path / "tracking.json").read_text())
+    assert [told.run_id for told, _ in second["runs"]] == [kept["id"]]
+    assert [line[LENGTH] for line in second["history"] if LENGTH in line] == [16]
+
+
+def test_nothing_to_tell_begins_no_run(offline: Config) -> None:
+    run = work(offline, [16])
+    work(offline, [16])
+    assert len(read(run.path)["runs"]) == 1
+
+
+def test_what_fails_at_wandb_does_not_stop_the_run(
+    offline: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", "/nonexistent")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    online = replace(offline, tracking=TrackingConfig(mode="online"))
+    run = work(online, [16])
+    assert run.is_trained
+    assert len(read_metrics(run.curve)) == 3
+    said = capsys.readouterr().out
+    assert said.count("warning: no tracking by W&B: ") == 1
+    assert "the run goes on" in said
+
+
+@pytest.mark.parametrize(("mode", "ends"), [("off", False), ("offline", True)])
+def test_without_wandb(offline: Config, mode: str, ends: bool) -> None:
+    """Where wandb cannot be imported, `off` says nothing and anything else a warning."""
+    program = f"""
+import sys
+sys.modules["wandb"] = None
+from pathlib import Path
+from alibi_lm.config import Config, TrackingConfig
+from alibi_lm.runs.tracking import track
+folder = Path({str(offline.cache)!r})
+folder.mkdir()
+with track(Config(tracking=TrackingConfig(mode={mode!r})), folder) as tracker:
+    tracker.metrics({{"step": 1, "loss": 2.0}})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    warning = "warning: no tracking by W&B: wandb is not installed: pip install -r requirements.txt"
+    assert done.stdout.startswith(warning) == ends
+    assert len(done.stdout.splitlines()) == ends

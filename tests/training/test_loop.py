@@ -1,0 +1,274 @@
+import itertools
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alibi_lm.config import AdamwConfig, Config, NagConfig
+from alibi_lm.data.tokens import TokenizedCorpus, prepare
+from alibi_lm.machine.interruption import Interrupted
+from alibi_lm.model.decoder import Decoder
+from alibi_lm.runs.build import build_model
+from alibi_lm.runs.train import training_batches
+from alibi_lm.training.loop import Update, compile_blocks, train, update
+from alibi_lm.training.loss_scale import LossScale
+from alibi_lm.training.optim import build_optimizer, lr_at
+
+CPU = torch.device("cpu")
+
+
+def prepared(config: Config) -> TokenizedCorpus:
+    return prepare(config.data, config.tokenizer, Path(config.cache))
+
+
+def losses_of(config: Config) -> list[float]:
+    data = prepared(config)
+    model = build_model(config, data)
+    if config.compile:
+        compile_blocks(model)
+    optimizer = build_optimizer(model, config.optim)
+    updates = train(model, optimizer, training_batches(config, data), config, CPU)
+    return [update.loss for update in updates]
+
+
+def test_schedule() -> None:
+    optim = AdamwConfig(steps=100, warmup_steps=10, lr=1.0, min_lr=0.1)
+    rates = [lr_at(step, optim) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.55)  # half of the cosine
+    assert rates[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert lr_at(0, replace(optim, warmup_steps=0)) == pytest.approx(1.0)
+
+
+def test_decay_spares_norms_biases_and_the_positional_scheme(
+    small_config: Callable[..., Config],
+) -> None:
+    config = small_config("t5")
+    model = build_model(config, prepared(config))
+    decayed, rest = build_optimizer(model, config.optim).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all("norm" not in names[id(p)] and p.ndim == 2 for p in decayed["params"])
+    assert "position.relative_attention_bias.weight" in {names[id(p)] for p in rest["params"]}
+    assert len(decayed["params"]) + len(rest["params"]) == len(names)
+    assert rest["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("position", ["none", "sinusoidal", "rotary", "t5", "alibi"])
+def test_learns(small_config: Callable[..., Config], position: str) -> None:
+    optim = AdamwConfig(steps=60, warmup_steps=5, tokens_per_step=256, lr=1e-2, min_lr=1e-3)
+    losses = losses_of(small_config(position, optim=optim))
+    assert losses[-1] < losses[0] - 1.5
+
+
+def test_accumulation_gives_the_same_updates(small_config: Callable[..., Config]) -> None:
+    config = small_config()
+    split = small_config(optim=replace(config.optim, micro_batch_size=1))
+    assert (config.grad_accum_steps(), split.grad_accum_steps()) == (1, 4)
+    assert losses_of(split) == pytest.approx(losses_of(config), rel=1e-4)
+
+
+def test_same_seed_same_losses_with_dropout(small_config: Callable[..., Config]) -> None:
+    config = small_config()
+    config = replace(config, model=replace(config.model, dropout=0.3))
+    assert losses_of(config) == losses_of(config)
+    assert losses_of(replace(config, seed=1)) != losses_of(config)
+
+
+def test_first_losses_of_schemes_differ_though_weights_and_batches_agree(
+    small_config: Callable[..., Config],
+) -> None:
+    configs = [small_config(name) for name in ("none", "alibi", "rotary")]
+    data = [prepared(config) for config in configs]
+    assert len({losses_of(config)[0] for config in configs}) == 3
+    batches = [training_batches(c, d)[3][0] for c, d in zip(configs, data, strict=True)]
+    assert all(np.array_equal(batches[0], other) for other in batches[1:])
+    models = [build_model(c, d).state_dict() for c, d in zip(configs, data, strict=True)]
+    for key, value in models[0].items():
+        assert all(torch.equal(value, other[key]) for other in models[1:])
+
+
+def test_bfloat16(small_config: Callable[..., Config]) -> None:
+    full, rounded = losses_of(small_config()), losses_of(small_config(dtype="bfloat16"))
+    assert rounded == pytest.approx(full, rel=0.02)
+    assert rounded != full
+
+
+def test_how_it_is_computed_hardly_changes_the_losses(
+    small_config: Callable[..., Config],
+) -> None:
+    other = {"t5": "reference", "alibi": "blocks"}
+    for position in ("t5", "alibi"):
+        wanted = pytest.approx(losses_of(small_config(position)), rel=1e-4)
+        assert losses_of(small_config(position, backend=other[position])) == wanted
+        assert losses_of(small_config(position, backend="reference")) == wanted
+        assert losses_of(small_config(position, checkpointing=True)) == wanted
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled(small_config: Callable[..., Config]) -> None:
+    for position in ("t5", "alibi"):
+        wanted = pytest.approx(losses_of(small_config(position)), rel=1e-4)
+        assert losses_of(small_config(position, compile=True)) == wanted
+
+
+class Toy(torch.nn.Module):
+    """Losses per token of tokens in a ring, smooth and in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.a = torch.nn.Parameter(torch.randn(11, 5, generator=generator, dtype=torch.float64))
+        self.b = torch.nn.Parameter(torch.randn(5, 11, generator=generator, dtype=torch.float64))
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = self.a[inputs].tanh() @ self.b
+        return -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+
+
+def test_the_papers_recipe_step_by_step(small_config: Callable[..., Config]) -> None:
+    """NAG, schedule and clipping as fairseq's own formulas have them, in float64, 50 updates."""
+    steps, warmup, peak, least, first, clip, momentum = 50, 12, 1.0, 1e-4, 1e-7, 0.1, 0.99
+    optim = NagConfig(
+        steps=steps,
+        warmup_steps=warmup,
+        lr=peak,
+        min_lr=least,
+        warmup_init_lr=first,
+        grad_clip=clip,
+        momentum=momentum,
+        tokens_per_step=64,
+        micro_batch_size=2,
+    )
+    config = small_config(optim=optim)
+    generator = np.random.default_rng(0)
+    stream = generator.integers(11, size=(steps, 4, 17))
+    ours, theirs = Toy(), Toy()
+    optimizer = build_optimizer(ours, optim)
+    velocity, rate_before, clipped = [torch.zeros_like(p) for p in theirs.parameters()], 0.0, 0
+
+    for step in range(steps):
+        inputs, targets = (
+            torch.from_numpy(stream[step, :, part]) for part in (slice(16), slice(1, 17))
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(step, optim)
+        loss, norm = update(ours, optimizer, inputs, targets, config, CPU)
+
+        if step < warmup:
+            rate = first + step * (peak - first) / warmup
+        else:
+            turn = math.cos(math.pi * (step - warmup) / (steps - warmup))
+            rate = least + 0.5 * (peak - least) * (1 + turn)
+        total = theirs(inputs, targets).sum()
+        gradients = [g / 64 for g in torch.autograd.grad(total, list(theirs.parameters()))]
+        length = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        shrink = min(1.0, clip / (length + 1e-6))
+        clipped += shrink < 1
+        correct = rate / rate_before if rate_before > 0 else rate
+        with torch.no_grad():
+            for p, v, g in zip(theirs.parameters(), velocity, gradients, strict=True):
+                p += momentum * momentum * correct * v - (1 + momentum) * rate * shrink * g
+                v.mul_(momentum * correct).sub_(rate * shrink * g)
+        rate_before = rate
+
+        assert loss == pytest.approx(float(total) / 64, rel=1e-12)
+        assert norm == pytest.approx(length, rel=1e-9)
+        for mine, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-12)
+    assert clipped > 20
+
+
+def in_float16(
+    config: Config, scale: LossScale, model: Decoder, stop: int | None = None
+) -> list[Update]:
+    """Updates in float16; a stop as a signal makes it, before that forward pass."""
+    passes = itertools.count(1)
+
+    def before_pass() -> None:
+        if next(passes) == stop:
+            raise Interrupted(15)
+
+    optimizer, batches = (
+        build_optimizer(model, config.optim),
+        training_batches(config, prepared(config)),
+    )
+    return list(train(model, optimizer, batches, config, CPU, 0, before_pass, scale))
+
+
+@pytest.mark.parametrize("start", [2.0**7, 2.0**30])
+def test_float16_scales_the_loss(small_config: Callable[..., Config], start: float) -> None:
+    """A scale at which gradients overflow shrinks until they do not, and harms no update."""
+    optim = NagConfig(steps=4, warmup_steps=2, tokens_per_step=64, lr=0.1, min_lr=0.01)
+    config = small_config(optim=optim)
+    exact, model = (build_model(config, prepared(config)) for _ in range(2))
+    batches = training_batches(config, prepared(config))
+    wanted = list(train(exact, build_optimizer(exact, optim), batches, config, CPU))
+    scale = LossScale(start)
+    found = in_float16(replace(config, dtype="float16"), scale, model)
+    assert [u.grad_norm for u in found] == pytest.approx([u.grad_norm for u in wanted], rel=0.01)
+    assert [u.loss for u in found] == pytest.approx([u.loss for u in wanted], rel=0.01)
+    before = build_model(config, prepared(config))
+    for mine, other, first in zip(
+        model.parameters(), exact.parameters(), before.parameters(), strict=True
+    ):
+        assert (mine - other).norm() <= 0.02 * (other - first).norm() + 1e-6
+    assert (scale.value == start) == (start < 2**20) and scale.updates in (1, 2, 3, 4)
+
+
+def test_float16_stopped_amid_a_retry_goes_on_the_same(
+    small_config: Callable[..., Config],
+) -> None:
+    """With dropout: an attempt that is interrupted leaves neither scale nor masks behind."""
+    config = small_config(dtype="float16")
+    config = replace(config, model=replace(config.model, dropout=0.3))
+    whole, stopped = (build_model(config, prepared(config)) for _ in range(2))
+    in_float16(config, LossScale(2.0**30), whole)
+    scale = LossScale(2.0**30)
+    with pytest.raises(Interrupted):
+        in_float16(config, scale, stopped, stop=3)  # the third attempt at the first update
+    assert scale == LossScale(2.0**30)
+    in_float16(config, scale, stopped)
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), stopped.parameters(), strict=True)
+    )
+
+
+def test_small_gradients_do_not_vanish(small_config: Callable[..., Config]) -> None:
+    """The sum of the losses is scaled: divided by its tokens first, it would be lost in float16."""
+    optim = NagConfig(steps=1, warmup_steps=0, tokens_per_step=64, lr=0.1, min_lr=0.01)
+    config = small_config(optim=optim)
+
+    class Faint(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            # Through float16, each token's gradient is 1e-7 x the scale.
+            return (self.weight.half() * torch.ones(inputs.shape).half()).float() * 1e-7
+
+    tokens = torch.zeros(4, 16, dtype=torch.long)
+    for scale, wanted in ((None, 0.0), (2.0**7, 1e-7)):
+        net = Faint()
+        optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+        norm = update(net, optimizer, tokens, tokens, config, CPU, scale=scale)[1]
+        assert norm == pytest.approx(wanted, rel=0.01, abs=1e-12)
+
+
+def test_loss_scale() -> None:
+    scale = LossScale()
+    assert list(itertools.islice(scale.attempts(), 3)) == [128, 64, 32]
+    assert scale == LossScale()
+    scale.succeeded(64)
+    for done in range(1, 2**11):
+        assert (scale.value, scale.updates) == (64, done)
+        scale.succeeded(64)
+    assert (scale.value, scale.updates) == (128, 0)
+    assert 1e-4 <= list(scale.attempts())[-1] < 2e-4
