@@ -83,7 +83,7 @@ MUTANTS = {
     "rotary frequencies": ("(-pairs / head_dim)", "(-pairs / (head_dim - 2))"),
     # attention
     "window of a key more": ("device=device) >= window", "device=device) > window"),
-    "logits not scaled": ("scaled = q.float() * q.shape[-1] ** -0.5", "scaled = q.float()"),
+    "dropout of attention not made up for": ("kept.div_(1 - ctx.dropout)", "kept"),
     "first key of a block": ("max(0, start - window + 1)", "max(0, start - window + 2)"),
     # data and evaluation
     "targets off by one": ("return rows[:, :-1], rows[:, 1:]", "return rows[:, :-1], rows[:, :-1]"),

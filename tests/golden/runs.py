@@ -20,7 +20,7 @@ import torch
 
 from alibi_lm.config import AdamwConfig, Config, EvaluationConfig, ModelConfig, NagConfig
 from alibi_lm.data.text import TextConfig
-from alibi_lm.data.tokenizers import WordsConfig
+from alibi_lm.data.tokenizers import BpeConfig, WordsConfig
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.evaluation.rows import metrics
 from alibi_lm.evaluation.score import reader, score
@@ -63,8 +63,8 @@ DROPOUTS = {"dropout": 0.3, "attention_dropout": 0.1, "activation_dropout": 0.1}
 ADAPTIVE = {"cutoffs": [20, 60], "cutoff_factor": 3}
 EVALUATION = EvaluationConfig(
     protocols=["nonoverlapping", "sliding", "same_targets"],
-    lengths=[9, 16, 50],
-    stride=7,
+    lengths=[16, 50, 300],
+    stride=13,
     targets=12,
     attention=["full", "window"],
     window=5,
@@ -72,7 +72,7 @@ EVALUATION = EvaluationConfig(
 
 
 def names() -> list[str]:
-    """Scheme, recipe, initialisation and softmax of each run; two more are in 16 bits."""
+    """Scheme, recipe, initialisation and softmax of each run; two more, of byte pairs, in 16 bits."""
     every = itertools.product(SCHEME_NAMES, OPTIM, ("xavier", "fairseq"), ("tied", "adaptive"))
     return [*map(" ".join, every), "alibi bfloat16", "alibi float16"]
 
@@ -92,7 +92,7 @@ def config_of(name: str, folder: Path) -> Config:
         data=TextConfig(
             train=[str(folder / "train.txt")], validation=[str(folder / "validation.txt")]
         ),
-        tokenizer=WordsConfig(),
+        tokenizer=WordsConfig() if dtype == "float32" else BpeConfig(vocab_size=300),
         optim=OPTIM[recipe],
         evaluation=EVALUATION,
         train_length=16,
@@ -109,7 +109,7 @@ def write_text(folder: Path) -> None:
     """Lines of words that are as unequally frequent as real ones, the same on every machine."""
     rng = random.Random(0)
     words = [f"{'aeiouäß'[i % 7]}{i}" for i in range(120)]
-    for split, n_lines in (("train", 900), ("validation", 60)):
+    for split, n_lines in (("train", 900), ("validation", 170)):
         lines, at = [], 0
         for _ in range(n_lines):
             line = []
@@ -143,7 +143,7 @@ def _results(model: Any, config: Config, data: TokenizedCorpus) -> dict[str, lis
         def losses_of(inputs: Any, targets: Any, window: int | None = protocol.window) -> Any:
             return model(inputs, targets, window=window)
 
-        losses = score(reader(losses_of, CPU, config.dtype), split.stream, protocol, 64)
+        losses = score(reader(losses_of, CPU, config.dtype), split.stream, protocol, 900)
         mean = float(losses.astype("float64").mean())
         row = metrics(mean, split.tokens, split.words, split.bytes)
         found[protocol.label] = [len(losses), *row]
