@@ -1,4 +1,4 @@
-"""From the command line to a typed configuration, and from an error to one clear line."""
+"""A command: from the command line to typed settings, and from an error to one clear line."""
 
 import dataclasses
 import inspect
@@ -6,42 +6,54 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-)
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from alibi_lm.config import KINDS, Config, ConfigT, from_hydra, register_schemas
+from alibi_lm.config import Config, from_hydra, register_schema
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.machine import processes
 from alibi_lm.machine.interruption import Interrupted, listen
 from alibi_lm.machine.memory import is_out_of_memory
-from alibi_lm.settings import unknown, walk
+from alibi_lm.settings import REGISTRIES, unknown, walk
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-# Exit statuses; 128 + the signal's number where the process was asked to stop.
-FAILED = 1  # some runs of a sweep did, or a reproduction differs; a defect's traceback, too
+# Exit statuses; 128 + the signal's number if the process was asked to stop.
+FAILED = 1  # some runs of a sweep failed, or a reproduction differs; also a traceback
 USAGE_ERROR = 2
 LAUNCHERS = (
     "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
 )
+T = TypeVar("T")
+# The words that ask for a member of a sweep, and what composes it.
+Composed = tuple[list[str], Callable[[], DictConfig]]
 
 
-def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[ConfigT], Any]) -> None:
-    """Run a task on the configuration that the command line composes.
+class FailedError(Exception):
+    """The command did its work, and the result is a failure, as it has printed."""
 
-    doc: the script's docstring, shown by --help. `-m` runs Hydra's multirun.
+
+def command(
+    doc: str, kind: type[T], task: Callable[[T], Any] | Any, config_name: str = "config"
+) -> None:
+    """Run a task on the settings that the command line gives, with --help and plain errors.
+
+    doc: the script's docstring, shown by --help. kind: the class of its settings. config_name: of
+    the file in configs/ with its defaults. task: called with the settings; or, for a sweep, an
+    object with `check`, `run` and `__call__` (see hydra_plugins/).
     """
+    sweeps = hasattr(task, "check")
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(doc, kind))
+        return
+    register(kind, sweeps)
     failures: list[Exception] = []
 
     def composed(values: DictConfig) -> None:
@@ -53,40 +65,47 @@ def main(doc: str, config_name: str, kind: type[ConfigT], task: Callable[[Config
             failures.append(error)  # raised below, where Hydra adds no lines of its own to it
 
     def run() -> None:
-        arguments = get_args_parser().parse_args()
-        check_overrides(arguments.overrides, may_sweep=arguments.multirun)
-        run_hydra(config_name, composed)
+        check_overrides(sys.argv[1:])
+        main = hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")
+        main(task if sweeps else composed)()
         if failures:
             raise failures[0]
 
-    if wants_help():
-        print(help_text(doc, kind))
-    else:
-        run_cleanly(run, kind)
+    _run_cleanly(run, kind)
 
 
-def wants_help() -> bool:
-    """Whether the command line asks what the script does."""
-    return bool({"-h", "--help"} & set(sys.argv[1:]))
+def register(kind: type[Any], sweeps: bool = False) -> None:
+    """Tell Hydra the command's settings, and whether it runs every combination of them."""
+    register_schema(kind)
+    mode = {"hydra": {"mode": "MULTIRUN"}} if sweeps else {}
+    ConfigStore.instance().store(name="command", node=mode, package="_global_")
 
 
-def check_overrides(overrides: list[str], may_sweep: bool) -> None:
-    """Refuse what Hydra would read in another way than its user: see each message."""
+def compose_all(composed: list[Composed], kind: type[T]) -> list[tuple[T, tuple[str, ...]]]:
+    """The settings of every member of a sweep; a SettingsError with the problems of all."""
+    members, problems = [], dict[str, None]()
+    for words, compose in composed:
+        try:
+            members.append((from_hydra(compose(), kind), tuple(words)))
+        except SettingsError as error:
+            problems |= dict.fromkeys(error.problems)
+        except (HydraException, OmegaConfBaseException) as error:
+            problems |= dict.fromkeys((explain(error, kind) or str(error)).splitlines())
+    if problems:
+        raise SettingsError(list(problems))
+    return members
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Refuse to remove a setting or to choose nothing: every setting needs a value."""
     parser = OverridesParser.create()
     problems = []
-    for given in overrides:
+    for given in arguments:
         try:
             override = parser.parse_override(given)
-        except HydraException:
-            problems.append(
-                f"cannot read '{given}'; write key=value, lists as 'key=[a,b]', and in quotes what "
-                "holds more than letters, digits and / - . * ?, as in 'data.train=[\"my books/*\"]'"
-            )
+        except HydraException:  # an option, or what Hydra will explain
             continue
-        if override.is_sweep_override() and not may_sweep:
-            problems.append(f"'{given}' names several runs; use scripts/sweep.py, or add -m")
-            continue
-        names = sorted(path.stem for path in (CONFIGS / override.key_or_group).glob("*.yaml"))
+        names = choices_of(override.key_or_group)
         if override.is_delete():
             problems.append(f"'{given}' removes a setting, but every setting needs a value")
         elif names and override.value() is None and override.key_or_group != "experiment":
@@ -95,47 +114,51 @@ def check_overrides(overrides: list[str], may_sweep: bool) -> None:
         raise SettingsError(problems)
 
 
-def run_hydra(config_name: str, task: Callable[[DictConfig], None]) -> None:
-    """Hand the command line to Hydra, which composes and calls the task once or, by -m, often."""
-    register_schemas()
-    hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")(task)()
+def choices_of(group: str) -> list[str]:
+    """What can be chosen for a group of settings: files in configs/, and registered kinds."""
+    files = {path.stem for path in (CONFIGS / group).glob("*.yaml")}
+    kinds = REGISTRIES[group].settings if group in REGISTRIES else {}
+    return sorted(files | set(kinds) | ({"tiny"} if group == "model" else set()))
 
 
-def run_cleanly(action: Callable[[], None], kind: type[Any] = Config) -> None:
+def _run_cleanly(action: Callable[[], None], kind: type[Any]) -> None:
     """Do it; a user's mistake ends in plain lines on stderr and status 2, never a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
     listen()
     try:
         action()
+    except FailedError:
+        sys.exit(FAILED)
     except Interrupted as stop:
-        if processes.is_first():
-            _tell("interrupted: what is done is kept, and the same command goes on from there")
+        if processes.is_rank_zero():
+            _print_error("interrupted: finished work is kept; the same command continues from it")
         sys.exit(stop.status)
     except Exception as error:
         message = explain(error, kind)
         if message is None:
             raise
         # Processes that work together make the same mistakes in their settings.
-        if processes.is_first() or not isinstance(error, SettingsError):
-            _tell("\n".join(f"error: {line}" for line in message.splitlines()))
+        if processes.is_rank_zero() or not isinstance(error, SettingsError):
+            _print_error("\n".join(f"error: {line}" for line in message.splitlines()))
         sys.exit(USAGE_ERROR)
     finally:
-        processes.leave()
+        processes.shutdown()
 
 
-def _tell(message: str) -> None:
-    rank = "" if processes.is_first() else f"[process {processes.rank()}] "
+def _print_error(message: str) -> None:
+    rank = "" if processes.is_rank_zero() else f"[rank {processes.rank()}] "
     print(rank + message, file=sys.stderr)
 
 
-def explain(error: Exception, kind: type[Any]) -> str | None:
+def explain(error: Exception, kind: type[Any] = Config) -> str | None:
     """The error in a user's words, or None if it is a defect that deserves its traceback."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         hint = LAUNCHERS if group == "hydra/launcher" else ""
-        return unknown(group, name, list(error.options or [])) + hint
+        allowed = choices_of(group) or list(error.options or [])
+        return unknown(group or "configuration", name, allowed) + hint
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
         return _explain_setting(error, cause or error, kind)
@@ -145,7 +168,7 @@ def explain(error: Exception, kind: type[Any]) -> str | None:
             "evaluation.batch_tokens in evaluation"
         )
     if isinstance(error, RuntimeError) and "deterministic" in str(error):
-        return f"deterministic: {str(error).splitlines()[0]}; deterministic=false goes without"
+        return f"deterministic: {str(error).splitlines()[0]}; set deterministic=false"
     if isinstance(error, OSError) and error.strerror:
         where = error.filename if error.filename is not None else "a file"
         return f"cannot use {where}: {error.strerror}"
@@ -153,9 +176,18 @@ def explain(error: Exception, kind: type[Any]) -> str | None:
 
 
 def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) -> str:
-    """What OmegaConf found wrong with one setting: an unknown key or a value of another type."""
+    """What Hydra or OmegaConf found wrong with one setting."""
     first_line = str(cause).strip().splitlines()[0]
     key = getattr(cause, "full_key", None)
+    if first_line.startswith(("Ambiguous value for argument", "Sweep parameters")):
+        given = first_line.split("'")[1] if "'" in first_line else first_line
+        return f"'{given}' names several runs; use scripts/sweep.py, or add -m"
+    if type(cause).__name__ == "OverrideParseException":
+        given = getattr(cause, "override", first_line)
+        return (
+            f"cannot read '{given}'; write key=value, lists as 'key=[a,b]', and in quotes what "
+            "holds more than letters, digits and / - . * ?, as in 'data.train=[\"my books/*\"]'"
+        )
     if first_line.startswith("Could not append to config"):
         return f"setting {first_line.rpartition(' ')[2].rstrip('.')} exists; set it without the +"
     if first_line.startswith("Could not override '"):  # a group that this script has not
@@ -172,7 +204,9 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
     group, dot, name = key.rpartition(".")
     owner = getattr(cause, "object_type", None)
     owner = owner if dataclasses.is_dataclass(owner) else kind
-    choices = KINDS[group][1] if group in KINDS else {}
+    choices = REGISTRIES[group].settings if group in REGISTRIES else {}
+    if name == "kind" and choices:
+        return f"setting '{key}' cannot be set; choose {group}={' or '.join(choices)}"
     elsewhere = [c for c, k in choices.items() if name in {f.name for f in dataclasses.fields(k)}]
     if elsewhere:
         return f"setting '{key}' does not exist here; only {group}={' or '.join(elsewhere)} has it"
@@ -187,42 +221,36 @@ def _scaled() -> str:
 
 def help_text(doc: str, kind: type[Any]) -> str:
     """The script's docstring, the choices of each group, and every setting with its meaning."""
+    names = {field.name for field in dataclasses.fields(kind)}
     lines = [inspect.cleandoc(doc), ""]
-    if kind is Config:
-        lines += ["choices (group=choice), defaults in brackets:", *_choices(), ""]
+    if choices := _choices(names):
+        lines += ["choices (group=choice), defaults in brackets:", *choices, ""]
     lines.append("settings (key=value), with the defaults of their types; a choice may set others:")
-    # What names the kind of a part is set by its choice.
-    chosen = {f"{group}.{name}" for group, (name, _) in KINDS.items()}
-    settings = [setting for setting in walk(kind()) if setting[0] not in chosen]
-    plain = [(key, value, field, "") for key, value, field in settings if "." not in key]
-    nested = [(key, value, field, "") for key, value, field in settings if "." in key]
-    for key, value, field, note in plain + nested + (_of_kinds() if kind is Config else []):
+    settings = [(key, value, field, "") for key, value, field in walk(kind())]
+    settings.sort(key=lambda setting: "." in setting[0])
+    known = {key for key, *_ in settings}
+    for group in REGISTRIES.keys() & names:
+        for name, settings_of in REGISTRIES[group].settings.items():
+            of_kind = walk(settings_of(), f"{group}.")
+            settings += [(k, v, f, f"  ({group}={name})") for k, v, f in of_kind if k not in known]
+    for key, value, field, note in settings:
         shown = "null" if value is None else str(value).replace(" ", "")
         lines.append(f"  {key + '=' + shown:<44} {field.metadata['meaning']}{note}")
     lines += ["", "Hydra's own options (-m, --cfg job, --info, ...): --hydra-help"]
     return "\n".join(lines)
 
 
-def _choices() -> list[str]:
-    """A line for each folder of configs/, with its files."""
+def _choices(names: set[str]) -> list[str]:
+    """A line for each group of settings that the command has, with what can be chosen."""
     defaults: dict[str, Any] = {}
     for entry in OmegaConf.load(CONFIGS / "config.yaml").defaults:
         defaults |= entry if OmegaConf.is_dict(entry) else {}
+    groups = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")} | set(REGISTRIES))
+    if "train_length" in names:
+        names = names | {"experiment", "scale"}
     lines = []
-    for folder in sorted({path.parent for path in CONFIGS.glob("*/*.yaml")}):
-        names = sorted(path.stem for path in folder.glob("*.yaml"))
-        marked = [f"[{name}]" if name == defaults.get(folder.name) else name for name in names]
-        lines.append(f"  {folder.name:<12} {', '.join(marked)}")
+    for group in groups:
+        if group in names and (choices := choices_of(group)):
+            marked = [f"[{name}]" if name == defaults.get(group) else name for name in choices]
+            lines.append(f"  {group:<12} {', '.join(marked)}")
     return lines
-
-
-def _of_kinds() -> list[tuple[str, Any, dataclasses.Field[Any], str]]:
-    """The settings that only some kinds of position, data and tokenizer have."""
-    base = {key for key, _, _ in walk(Config())}
-    return [
-        (key, value, field, f"  ({group}={name})")
-        for group, (_, kinds) in KINDS.items()
-        for name, kind in kinds.items()
-        for key, value, field in walk(kind(), f"{group}.")
-        if key not in base
-    ]

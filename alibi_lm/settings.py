@@ -1,15 +1,21 @@
-"""A setting: a dataclass field that carries its meaning and its bounds.
+"""A setting: a dataclass field that carries its meaning and its bounds; and kinds of settings.
 
 Every configuration dataclass of the project declares its fields with `setting`, so that one
 declaration gives the type (checked when the configuration is composed), the bounds (checked by
-`out_of_bounds` before any work) and the line that `--help` prints.
+`out_of_bounds` before any work), the line that `--help` prints, and whether the setting belongs to
+the identity of a run. A part of the configuration that comes in kinds (schemes, data sources,
+tokenizers, optimizers) has a `Registry`, which tells Hydra what can be chosen.
 """
 
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+
+T = TypeVar("T")
 
 
 def setting(
@@ -20,14 +26,19 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
+    identity: bool = True,
 ) -> Any:
-    """A dataclass field with its meaning and bounds; for lists the bounds hold for each element."""
+    """A dataclass field with its meaning and bounds; for lists the bounds hold for each element.
+
+    identity: whether the setting can change the trained weights, and so belongs to what a run is.
+    """
     metadata = {
         "meaning": meaning,
         "at_least": at_least,
         "above": above,
         "below": below,
         "choices": choices,
+        "identity": identity,
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -36,15 +47,60 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
-    """Yield (dotted key, value, field) of every leaf setting of a configuration object."""
+class Registry:
+    """The kinds that one part of the configuration comes in, by name, in order of registration.
+
+    `@REGISTRY.add("name", Settings)` stands over the class or function that takes the settings;
+    `@REGISTRY.register("name")` over settings that need none. Both make `group=name` a choice on
+    the command line. Settings know their kind: `settings.kind`.
+    """
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.settings: dict[str, type[Any]] = {}
+        self.made: dict[str, Any] = {}
+        REGISTRIES[group] = self
+
+    def add(self, name: str, settings: type[Any]) -> Callable[[T], T]:
+        """Register a class or function and the dataclass of its settings under a name."""
+
+        def keep(made: T) -> T:
+            self.register(name)(settings)
+            self.made[name] = made
+            return made
+
+        return keep
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Register a dataclass of settings under a name."""
+
+        def keep(settings: Any) -> Any:
+            settings.kind = name
+            self.settings[name] = settings
+            ConfigStore.instance().store(group=self.group, name=name, node=settings)
+            return settings
+
+        return keep
+
+    def build(self, settings: Any, *arguments: Any) -> Any:
+        """Call what is registered for the settings' kind with them."""
+        return self.made[settings.kind](settings, *arguments)
+
+
+REGISTRIES: dict[str, Registry] = {}
+
+
+def walk(config: Any, prefix: str = "") -> list[tuple[str, Any, dataclasses.Field[Any]]]:
+    """(dotted key, value, field) of every leaf setting of a configuration object."""
+    leaves = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         key = prefix + field.name
         if dataclasses.is_dataclass(value):
-            yield from walk(value, key + ".")
+            leaves += walk(value, key + ".")
         else:
-            yield key, value, field
+            leaves.append((key, value, field))
+    return leaves
 
 
 def out_of_bounds(config: Any) -> list[str]:
@@ -75,7 +131,7 @@ def _out_of_bounds(value: Any, bounds: Any) -> str | None:
 
 
 def missing(config: Any, examples: dict[str, str], prefix: str = "") -> list[str]:
-    """A line for each list in which nothing is given, with what could be."""
+    """A line for each empty list among these settings, with an example of what to give."""
     return [
         f"{prefix}{key}: given none; name at least one, e.g. {example}"
         for key, example in examples.items()

@@ -12,14 +12,13 @@ figure against the paper's Table 1 into the output folder; rows are written leng
 
 from pathlib import Path
 
-from alibi_lm.benchmark.measure import benchmark
-from alibi_lm.cli import main
-from alibi_lm.config import BenchmarkConfig
+from alibi_lm.benchmark.measure import BenchmarkConfig, benchmark
+from alibi_lm.cli import command
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.progress import say
-from alibi_lm.markdown import markdown
 from alibi_lm.report.figures import save
 from alibi_lm.report.speed import speed_figure, speed_note, speed_table
+from alibi_lm.report.tables import markdown
 
 
 def measure(config: BenchmarkConfig) -> None:
@@ -36,4 +35,4 @@ def measure(config: BenchmarkConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, "benchmark", BenchmarkConfig, measure)
+    command(__doc__, BenchmarkConfig, measure, "benchmark")

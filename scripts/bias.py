@@ -1,46 +1,29 @@
-"""Draw what positional biases look like: a matrix for each head, and the attention left afar.
+"""Draw positional biases: a matrix for each head, and the attention left for a far token.
 
-  python scripts/bias.py t5 alibi
-  python scripts/bias.py outputs/repro/runs/*-t5-* outputs/repro/runs/*-alibi-* --length 256
+  python scripts/bias.py sources=[t5,alibi]
+  python scripts/bias.py 'sources=[outputs/repro/runs/*-t5-*,outputs/repro/runs/*-alibi-*]'
 
 Takes the folders of trained runs and the names of schemes, any number, side by side. A learned bias
 by name alone is shown with its initial values. Writes bias.png and bias.svg into the output folder.
 """
 
-import argparse
+import glob
 from pathlib import Path
 
-from alibi_lm.cli import run_cleanly
-from alibi_lm.errors import UserError
+from alibi_lm.cli import command
 from alibi_lm.machine.progress import say
 from alibi_lm.report.figures import save
-from alibi_lm.runs.biases import bias_figure, bias_matrix
+from alibi_lm.runs.biases import BiasConfig, bias_figure, bias_matrix
 
 
-def main() -> None:
+def draw(config: BiasConfig) -> None:
     """Read the biases, draw them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("sources", nargs="+", help="run folders, or names of schemes")
-    parser.add_argument("--length", type=int, default=128, help="positions shown (default 128)")
-    parser.add_argument("--heads", type=int, default=8, help="of schemes by name (default 8)")
-    parser.add_argument("--output", type=Path, default=Path("outputs/bias"), help="folder")
-    arguments = parser.parse_args()
-
-    def draw() -> None:
-        for option, allowed in {"length": range(2, 2049), "heads": range(1, 65)}.items():
-            if (given := getattr(arguments, option)) not in allowed:
-                limits = f"from {allowed[0]} to {allowed[-1]}"
-                raise UserError(f"--{option}: given {given}, but it must be {limits}")
-        sources = arguments.sources
-        biases = [bias_matrix(source, arguments.length, arguments.heads) for source in sources]
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        paths = save(bias_figure(biases), arguments.output / "bias")
-        say("written: " + ", ".join(map(str, paths)))
-
-    run_cleanly(draw)
+    sources = [name for given in config.sources for name in sorted(glob.glob(given)) or [given]]
+    biases = [bias_matrix(source, config.length, config.n_heads) for source in sources]
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    say("written: " + ", ".join(map(str, save(bias_figure(biases), folder / "bias"))))
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, BiasConfig, draw, "base")

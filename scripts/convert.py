@@ -6,17 +6,16 @@
 
 dictionary is the dict.txt that fairseq-preprocess wrote beside the data that the model was trained
 on; data is the text that the run will be evaluated on (WikiText-103 by default, from the hub or a
-folder). Of the checkpoint's pickle nothing but tensors, containers and a Namespace is created.
+folder). Only tensors, plain containers and a Namespace are created from the checkpoint's pickle.
 """
 
-from alibi_lm.cli import main
-from alibi_lm.config import ConvertConfig
-from alibi_lm.interop.fairseq import convert
+from alibi_lm.cli import command
+from alibi_lm.interop.fairseq import ConvertConfig, convert
 from alibi_lm.machine.progress import say
 
 
 def convert_and_say(config: ConvertConfig) -> None:
-    """Convert, then say what there is and what to do with it."""
+    """Convert, then print what the run is and what to do next."""
     run = convert(config)
     facts = run.manifest()
     say(
@@ -27,4 +26,4 @@ def convert_and_say(config: ConvertConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, "convert", ConvertConfig, convert_and_say)
+    command(__doc__, ConvertConfig, convert_and_say, "convert")

@@ -7,33 +7,32 @@
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.protocols=[same_targets]
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.attention=[full,window]
 
-Rows are added to results.jsonl in the run folder, token losses to losses/; what is there is not
+Adds rows to results.jsonl in the run folder and token losses to losses/; what is there is not
 computed again.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from alibi_lm.cli import main
-from alibi_lm.config import EvaluateConfig
-from alibi_lm.data.tokens import prepare
+from alibi_lm.cli import command
 from alibi_lm.machine.progress import say
 from alibi_lm.report import summary
-from alibi_lm.runs.evaluate import evaluate_run
-from alibi_lm.runs.folder import check_data, load_run
-from alibi_lm.runs.tracking import track
+from alibi_lm.runs.evaluate import EvaluateConfig, evaluate_run
+from alibi_lm.runs.folder import load_run
+from alibi_lm.runs.plan import plan_evaluation
+from alibi_lm.tracking import track
 
 
 def evaluate(config: EvaluateConfig) -> None:
     """Open the run and its text, score what is missing, print the rows."""
-    run = load_run(Path(config.run))
-    data = prepare(run.config.data, run.config.tokenizer, Path(config.cache or run.config.cache))
-    check_data(run, data)
-    tracking = replace(run.config.tracking, mode=config.tracking.mode or run.config.tracking.mode)
-    with track(replace(run.config, tracking=tracking), run.path) as tracker:
-        results = evaluate_run(run, data, config.evaluation, config.device, config.backend, tracker)
+    run = load_run(Path(config.run), config.cache)
+    member = plan_evaluation(run, config.evaluation, config.device, config.backend)
+    tracking = run.config.tracking
+    tracking = replace(tracking, mode=config.tracking.mode or tracking.mode)
+    with track(tracking, run.path, run.described()) as tracker:
+        results = evaluate_run(member.run, member.wanted, tracker)
     say("\n" + summary(results))
 
 
 if __name__ == "__main__":
-    main(__doc__, "evaluate", EvaluateConfig, evaluate)
+    command(__doc__, EvaluateConfig, evaluate, "evaluate")

@@ -6,13 +6,15 @@ Every folder of experiments/ has a README.md in which one paragraph begins with 
 one with "**Answer.**".
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from alibi_lm.cli import run_cleanly
+from alibi_lm.cli import command
 from alibi_lm.errors import UserError
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.progress import say
-from alibi_lm.markdown import Table, markdown
+from alibi_lm.report.tables import Table, markdown
+from alibi_lm.settings import setting
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 HEAD = """# Experiments
@@ -40,11 +42,24 @@ def _said(page: Path, what: str) -> str:
     raise UserError(f'{page} has no paragraph that begins with "**{what}.** "')
 
 
-def main() -> None:
+@dataclass
+class IndexConfig:
+    """Which experiments are listed."""
+
+    folder: str = setting(str(EXPERIMENTS), "folder of experiments")
+
+    def problems(self) -> list[str]:
+        """The folder must be there."""
+        there = Path(self.folder).is_dir()
+        return [] if there else [f"folder: given {self.folder}, which is not a folder"]
+
+
+def write(config: IndexConfig) -> None:
     """Write the table."""
-    write_atomically(EXPERIMENTS / "README.md", index(EXPERIMENTS))
-    say(f"written: {EXPERIMENTS / 'README.md'}")
+    folder = Path(config.folder)
+    write_atomically(folder / "README.md", index(folder))
+    say(f"written: {folder / 'README.md'}")
 
 
 if __name__ == "__main__":
-    run_cleanly(main)
+    command(__doc__, IndexConfig, write, "base")

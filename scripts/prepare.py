@@ -10,14 +10,14 @@ have no network. Token files lie in CACHE, keyed by a hash of text and tokenizer
 
 from pathlib import Path
 
-from alibi_lm.cli import main
+from alibi_lm.cli import command
 from alibi_lm.config import Config
 from alibi_lm.data.tokens import prepare
 from alibi_lm.machine.progress import say
 
 
 def show(config: Config) -> None:
-    """Prepare, then one line for each split."""
+    """Prepare, then print one line for each split."""
     data = prepare(config.data, config.tokenizer, Path(config.cache))
     say(f"{data.name}: {data.vocab_size:,} {data.tokenizer} tokens, text {data.hash[:12]}")
     for name, split in data.splits.items():
@@ -28,4 +28,4 @@ def show(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, "config", Config, show)
+    command(__doc__, Config, show)

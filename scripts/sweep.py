@@ -6,11 +6,13 @@
   python scripts/sweep.py position=alibi,t5 data=text 'data.train=[books/*]' data.held_out=0.05
 
 Commas make a sweep (Hydra's multirun); lists stand in brackets. What is already trained or
-evaluated under the same settings is not done again, so a sweep that broke is launched again as it
-was. Writes OUTPUT/runs/*, and into OUTPUT the report: report.html, tables, figures, rows as CSV.
+evaluated under the same settings is not done again, so run a sweep that broke again as it was.
+Writes OUTPUT/runs/*, and the report into OUTPUT: report.html, tables, figures, rows as CSV.
 """
 
-from alibi_lm.runs.sweep import main
+from alibi_lm.cli import command
+from alibi_lm.config import Config
+from alibi_lm.runs.sweep import Sweep
 
 if __name__ == "__main__":
-    main(__doc__)
+    command(__doc__, Config, Sweep())

@@ -7,26 +7,23 @@
 
 The run folder is OUTPUT/runs/NAME and holds config.yaml, manifest.json, metrics.jsonl and
 model.safetensors; scripts/evaluate.py run=FOLDER scores it. The same settings find the same folder
-again: a run that was stopped or killed goes on from its last checkpoint, and ends as if it had not
-been; one that is trained is not trained again.
+again: a run that was stopped or killed continues from its last checkpoint, with the same result as
+if it had not been; one that is trained is not trained again.
 """
 
-from pathlib import Path
-
-from alibi_lm.cli import main
+from alibi_lm.cli import command
 from alibi_lm.config import Config
-from alibi_lm.data.tokens import prepare
-from alibi_lm.runs.folder import find_run
-from alibi_lm.runs.tracking import track
+from alibi_lm.runs.plan import plan_run
 from alibi_lm.runs.train import train_run
+from alibi_lm.tracking import track
 
 
 def train(config: Config) -> None:
-    """Tokenize what is needed, then train."""
-    data = prepare(config.data, config.tokenizer, Path(config.cache))
-    with track(config, find_run(config, data).path) as tracker:
-        train_run(config, data, tracker)
+    """Check, tokenize what is needed, then train."""
+    run = plan_run(config)
+    with track(config.tracking, run.path, run.described()) as tracker:
+        train_run(run, tracker)
 
 
 if __name__ == "__main__":
-    main(__doc__, "config", Config, train)
+    command(__doc__, Config, train)

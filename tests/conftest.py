@@ -5,9 +5,11 @@ import multiprocessing
 import os
 import random
 import runpy
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +18,32 @@ from typing import Any
 import pytest
 import torch
 
-from alibi_lm.config import AdamwConfig, Config, EvaluationConfig, ModelConfig, TrackingConfig
-from alibi_lm.data.text import TextConfig
+from alibi_lm.config import Config
+from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.data.tokenizers import BpeConfig
+from alibi_lm.evaluation.protocols import EvaluationConfig
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.positions import SCHEMES
+from alibi_lm.tracking import TrackingConfig
+from alibi_lm.training.optim import AdamwConfig
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the tests beside this one use the other cores
     torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
+# What scripts import, and training when it needs it.
+PRELOADED = [
+    "alibi_lm.runs.sweep",
+    "alibi_lm.runs.reproduce",
+    "alibi_lm.benchmark.costs",
+    "datasets",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "pandas",
+    "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+]
 # A model, recipe and evaluation that take about a second.
 SMALL = [
     "model.n_layers=1",
@@ -39,6 +58,117 @@ SMALL = [
     "evaluation.lengths=[16,40]",
     "tracking=off",
 ]
+
+
+class ForkedScript:
+    """A script in a real process, with the methods of subprocess.Popen that tests use."""
+
+    def __init__(self, process: Any, out: Path, err: Path) -> None:
+        self.process, self.out, self.err = process, out, err
+        self.pid: int = process.pid
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    @property
+    def returncode(self) -> int | None:
+        code: int | None = self.process.exitcode
+        return code
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float) -> int | None:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(self.out.read_text() + self.err.read_text())
+        return self.returncode
+
+    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+        self.wait(timeout)
+        return self.out.read_text(), self.err.read_text()
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Starts real processes, forked from a server that has torch loaded.
+
+    So a process costs a test what it does and not an import.
+    """
+
+    context: Any
+
+    def start(self, config: Config, environment: dict[str, str] | None = None) -> Any:
+        """A process that does with a configuration what a sweep does for each run."""
+        process = self.context.Process(target=_run_member, args=(config, environment or {}))
+        process.start()
+        return process
+
+    def start_together(self, config: Config, count: int = 2) -> list[Any]:
+        """As many processes that do it together, as torchrun starts them."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        ranks = [where | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
+        return [self.start(config, rank) for rank in ranks]
+
+    def script(self, name: str, *arguments: str, folder: Path) -> ForkedScript:
+        """A script of the project with its arguments, in a folder."""
+        streams = [Path(tempfile.mkstemp(prefix=f"{name}-")[1]) for _ in range(2)]
+        target = (name, arguments, folder, dict(os.environ), *streams)
+        process = self.context.Process(target=_run_script, args=target)
+        process.start()
+        return ForkedScript(process, *streams)
+
+
+def _run_member(config: Config, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    from alibi_lm.runs.plan import plan_member
+    from alibi_lm.runs.sweep import run_member
+
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(Path(os.devnull).open("w"))
+        stack.enter_context(contextlib.redirect_stdout(silent))
+        stack.enter_context(contextlib.redirect_stderr(silent))
+        run_member(plan_member(config))
+
+
+def _run_script(
+    name: str,
+    arguments: tuple[str, ...],
+    folder: Path,
+    environment: dict[str, str],
+    out: Path,
+    err: Path,
+) -> None:
+    """What Python does with a script: its own streams, arguments, folder and signals."""
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY), number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    # A shell's `make test &` has SIGINT ignored in everything that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    sys.argv = [str(ROOT / "scripts" / f"{name}.py"), *arguments]
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+@pytest.fixture(scope="session")
+def fork() -> Fork:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return Fork(context)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +196,7 @@ def small_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
 
     def make(position: str = "alibi", **changes: object) -> Config:
         settings = {
-            "position": SCHEMES[position][0](),
+            "position": SCHEMES.settings[position](),
             "model": ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=32),
             "data": TextConfig(train=[str(text_file)], held_out=0.2),
             "tokenizer": BpeConfig(vocab_size=300),
@@ -86,8 +216,20 @@ def small_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
 
 
 @pytest.fixture
-def script(text_file: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def script(fork: Fork, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Call a script of the project in a process of its own, in an empty folder."""
+
+    def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = fork.script(name, *arguments, folder=tmp_path)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess([name, *arguments], process.returncode, out, err)
+
+    return call
+
+
+@pytest.fixture
+def cold_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same from nothing: Python, torch and all are loaded anew, as when a user starts it."""
 
     def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -127,52 +269,6 @@ def run_script(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> i
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     return 0
-
-
-@dataclass(frozen=True)
-class Fork:
-    """Starts whole runs in real processes, forked from a server that has torch loaded.
-
-    So a kill costs a test a training and not an import.
-    """
-
-    context: Any
-
-    def start(self, config: Config, environment: dict[str, str] | None = None) -> Any:
-        """A process that does with a configuration what a sweep does for each run."""
-        process = self.context.Process(target=_run_member, args=(config, environment or {}))
-        process.start()
-        return process
-
-    def start_together(self, config: Config, count: int = 2) -> list[Any]:
-        """As many processes that do it together, as torchrun starts them."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-        ranks = [where | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
-        return [self.start(config, rank) for rank in ranks]
-
-
-def _run_member(config: Config, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    from alibi_lm.runs.sweep import run_member
-
-    torch.set_num_threads(1)
-    with contextlib.ExitStack() as stack:
-        silent = stack.enter_context(Path(os.devnull).open("w"))
-        stack.enter_context(contextlib.redirect_stdout(silent))
-        stack.enter_context(contextlib.redirect_stderr(silent))
-        run_member(config)
-
-
-@pytest.fixture(scope="session")
-def fork() -> Fork:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["alibi_lm.runs.sweep", "torch._dynamo"]
-    )  # what training imports
-    return Fork(context)
 
 
 @pytest.fixture

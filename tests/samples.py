@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra import compose, initialize_config_dir
 
 from alibi_lm.benchmark.rows import Speed
+from alibi_lm.cli import CONFIGS, register
+from alibi_lm.config import Config, from_hydra
+from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.evaluation.rows import Result, Row, losses_file, perplexity, read_results
-from alibi_lm.runs.folder import Run
+from alibi_lm.runs.evaluate import evaluate_run
+from alibi_lm.runs.folder import Run, RunFolder
+from alibi_lm.runs.plan import plan_evaluation, plan_run
+from alibi_lm.runs.train import train_run
 
 ROW = Row(
     position="alibi",
@@ -47,7 +54,7 @@ ROW = Row(
     commit=None,
     dirty=None,
     torch="2.13.0",
-    settings="model.n_layers=2 optim.lr=0.005 dtype=float32",
+    settings="optim=adamw optim.lr=0.01 model.dropout=0.1",
     recipe="r",
     run="stdlib-alibi",
 )
@@ -92,15 +99,18 @@ def result(folder: Path, loss_of: Callable[[int], float], **changes: object) -> 
     The noise is that of the text: the same for every row of as many tokens.
     """
     row = dataclasses.replace(ROW, **changes)  # type: ignore[arg-type]
+    if row.protocol == "same_targets":
+        row = dataclasses.replace(row, sample=row.tokens, stride=None)
     noise = np.random.default_rng(0).normal(0, 0.5, row.tokens)
     # A sample is drawn from a split that is larger.
     n_targets = row.tokens if row.protocol != "same_targets" else 10 * row.tokens
-    by_context = np.array([loss_of(int(context)) for context in row.what.contexts(n_targets)])
+    contexts = row.measurement.protocol.contexts(n_targets)
+    by_context = np.array([loss_of(int(context)) for context in contexts])
     losses = (by_context + noise).astype(np.float32)
     loss = float(losses.astype(np.float64).mean())
     ppl = perplexity(loss)
     run = f"{row.position}-{row.train_length}-{row.seed}-{row.dataset}-{row.recipe}"
-    file = losses_file(folder / "runs" / run, row.what)
+    file = losses_file(folder / "runs" / run, row.measurement)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.save(file, losses)
     row = dataclasses.replace(row, run=run, loss=loss, ppl=ppl, word_ppl=ppl**3, bpb=loss / 2)
@@ -124,16 +134,38 @@ def study(folder: Path, **changes: object) -> list[Result]:
     ]
 
 
-def outcome(run: Run) -> dict[str, Any]:
+def outcome(run: RunFolder) -> dict[str, Any]:
     """All that a run leaves, but for the time that it took."""
     metrics = [json.loads(line) for line in run.curve.read_text().splitlines()]
     for line in metrics:
         del line["seconds"]
     rows, losses = [], []
     results = read_results(run.path) if (run.path / "results.jsonl").exists() else []
-    for result in sorted(results, key=lambda result: result.row.what.label):
+    for result in sorted(results, key=lambda result: result.row.measurement.label):
         rows.append(dataclasses.replace(result.row, seconds=0.0))
         assert result.losses_file is not None
         losses.append(result.losses_file.read_bytes())
     weights = run.weights.read_bytes()
     return {"metrics": metrics, "weights": weights, "rows": rows, "losses": losses}
+
+
+def trained(config: Config) -> Run:
+    """The run of a configuration, trained."""
+    run = plan_run(config)
+    train_run(run)
+    return run
+
+
+def evaluated(
+    run: Run, settings: EvaluationConfig | None = None, backend: str = "auto"
+) -> list[Result]:
+    """What these settings (by default the run's own) want of a trained run, on a CPU."""
+    member = plan_evaluation(run, settings or run.config.evaluation, "cpu", backend)
+    return evaluate_run(member.run, member.wanted)
+
+
+def composed(*overrides: str, kind: Any = Config, name: str = "config") -> Any:
+    """The settings of a command, as Hydra composes them from these words."""
+    register(kind)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return from_hydra(compose(name, list(overrides)), kind)

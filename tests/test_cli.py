@@ -41,10 +41,10 @@ CASES = {
     ),
     "no tokenizer": ("prepare", ["tokenizer=file"], "tokenizer.path: not given"),
     "no run": ("evaluate", [], "run: not given"),
-    "gone run": ("evaluate", ["run=gone"], "run: gone is no run folder"),
+    "gone run": ("evaluate", ["run=gone"], "run: gone is not a run folder"),
     "evaluate key": ("evaluate", ["run=x", "evaluation.length=4"], "evaluation.lengths?)"),
-    "picture": ("report", ["picture.png"], "picture.png does not hold rows"),
-    "no rows": ("report", ["gone.csv"], "cannot read gone.csv"),
+    "picture": ("report", ["results=[picture.png]"], "picture.png does not hold rows"),
+    "no rows": ("report", ["results=[gone.csv]"], "cannot read gone.csv"),
     "output": ("sweep", ["output=file/below"], "cannot use file/below"),
     "cache": ("prepare", ["cache=file/below"], "cannot use file/below"),
     "experiment": ("sweep", ["experiment=slowstart"], "allowed: books"),
@@ -58,8 +58,8 @@ CASES = {
     "parallel": ("train", ["parallel=tp"], "parallel: given 'tp', but it must be one of ddp, fsdp"),
     "seconds": ("train", ["checkpoint_seconds=-1"], "checkpoint_seconds: given -1.0, but it must"),
     "tracking of evaluate": ("evaluate", ["run=x", "tracking=on"], "tracking 'on' does not exist"),
-    "no run again": ("reproduce", ["gone"], "run: gone is no run folder"),
-    "nothing for a dashboard": ("dashboard", ["gone"], "cannot read gone"),
+    "no run again": ("reproduce", ["run=gone"], "run: gone is not a run folder"),
+    "nothing for a dashboard": ("dashboard", ["results=[gone]", "dry_run=1"], "cannot read gone"),
     "backend": ("sweep", ["backend=flash"], "backend: given 'flash', but it must be one of auto"),
     "backend of scheme": (
         "sweep",
@@ -75,7 +75,7 @@ CASES = {
     "scheme of a benchmark": (
         "benchmark",
         ["positions=[none,albi]"],
-        "positions: given 'albi', but it must be one of none, sinusoidal",
+        "positions: given 'albi', but it must be one of alibi, none",
     ),
     "peer": ("benchmark", ["peers=[fairseq]"], "must be one of x-transformers, transformers"),
     "benchmark of one": (
@@ -117,7 +117,7 @@ def test_help(
     text = capsys.readouterr().out
     assert f"python scripts/{name}.py" in text
     if name in ("train", "sweep"):
-        assert all(scheme in text for scheme in SCHEMES)
+        assert all(scheme in text for scheme in SCHEMES.settings)
         assert "tokens per training sequence (L in the paper)" in text
         assert "position.max_distance=128" in text
     if name == "evaluate":

@@ -7,11 +7,12 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from samples import composed
 
 from alibi_lm.cli import CONFIGS
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.rows import read_results
-from alibi_lm.runs.plan import plan
+from alibi_lm.runs.plan import plan_member
 from alibi_lm.runs.sweep import run_member
 
 ROOT = CONFIGS.parent
@@ -53,8 +54,8 @@ def test_smoke(book: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """One model of each, trained and evaluated; `make smoke` runs them whole."""
     monkeypatch.chdir(tmp_path)
     for name in SWEEPS:
-        (member,) = plan([f"experiment={name}", "position=alibi", "train_length=16", *book])
-        run_member(member.config)
+        config = composed(f"experiment={name}", "position=alibi", "train_length=16", *book)
+        run_member(plan_member(config))
     rows = [result.row for result in read_results(tmp_path / "outputs" / "smoke")]
     assert {row.split for row in rows} == {"validation", "test"}
     assert {(row.protocol, row.stride) for row in rows} >= {("sliding", 1), ("sliding", 16)}

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,25 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Fork
+from conftest import Fork, ForkedScript
 from samples import outcome
 
-from alibi_lm.config import AdamwConfig, Config
-from alibi_lm.runs.folder import Run
+from alibi_lm.config import Config
+from alibi_lm.runs.folder import RunFolder
+from alibi_lm.training.optim import AdamwConfig
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 OPTIM = AdamwConfig(steps=40, warmup_steps=5, tokens_per_step=64)
-
-
-def start(name: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def finish(process: Any) -> None:
@@ -38,7 +27,7 @@ def finish(process: Any) -> None:
     assert process.exitcode == 0
 
 
-def wait_for(process: subprocess.Popen[str], there: Callable[[], object]) -> None:
+def wait_for(process: ForkedScript, there: Callable[[], object]) -> None:
     while not there():
         assert process.poll() is None
         time.sleep(0.001)
@@ -70,10 +59,10 @@ def test_a_full_disk(script: Script, on_text: list[str], small_disk: Path) -> No
     (small_disk / "ballast").unlink()
     freed = script("train", *arguments)
     assert freed.returncode == 0, freed.stderr
-    assert "going on after step" in freed.stdout
+    assert "continuing after step" in freed.stdout
     assert script("train", *on_text, "output=roomy", "run=mine").returncode == 0
     roomy = small_disk.parent / "roomy" / "runs" / "mine"
-    assert outcome(Run(folder, Config())) == outcome(Run(roomy, Config()))
+    assert outcome(RunFolder(folder)) == outcome(RunFolder(roomy))
 
 
 def test_a_disk_that_is_full_before_the_text_is_tokenized(
@@ -88,9 +77,9 @@ def test_a_disk_that_is_full_before_the_text_is_tokenized(
     assert [path.suffix for path in (small_disk / "cache").iterdir()] == [".lock"]
 
 
-def test_an_output_folder_that_goes(on_text: list[str], tmp_path: Path) -> None:
+def test_an_output_folder_that_goes(fork: Fork, on_text: list[str], tmp_path: Path) -> None:
     steps = [a for a in on_text if not a.startswith("optim.steps")] + ["optim.steps=100000"]
-    process = start("train", *steps, "output=out", "checkpoint_seconds=0", folder=tmp_path)
+    process = fork.script("train", *steps, "output=out", "checkpoint_seconds=0", folder=tmp_path)
     wait_for(process, lambda: list(tmp_path.glob("out/runs/*/checkpoints/step*")))
     (tmp_path / "out").rename(tmp_path / "gone")
     _, errors = process.communicate(timeout=60)
@@ -101,12 +90,12 @@ def test_an_output_folder_that_goes(on_text: list[str], tmp_path: Path) -> None:
 
 
 def test_killed_while_it_tokenizes(
-    script: Script, on_text: list[str], text_file: Path, tmp_path: Path
+    script: Script, fork: Fork, on_text: list[str], text_file: Path, tmp_path: Path
 ) -> None:
     long = tmp_path / "long.txt"
     long.write_text(text_file.read_text() * 300)
     arguments = [a for a in on_text if not a.startswith("data.train")] + [f"data.train=[{long}]"]
-    process = start("prepare", *arguments, folder=tmp_path)
+    process = fork.script("prepare", *arguments, folder=tmp_path)
     wait_for(process, lambda: list(tmp_path.glob("outputs/cache/.*.partial/tokenizer.json")))
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
@@ -118,13 +107,13 @@ def test_killed_while_it_tokenizes(
     assert len(list(tmp_path.glob("outputs/cache/text-*/manifest.json"))) == 1
 
 
-def test_two_sweeps_at_once_on_one_cache(on_text: list[str], tmp_path: Path) -> None:
+def test_two_sweeps_at_once_on_one_cache(fork: Fork, on_text: list[str], tmp_path: Path) -> None:
     arguments = [*on_text, "position=none,alibi", "output=out", "cache=cache"]
-    both = [start("sweep", *arguments, folder=tmp_path) for _ in range(2)]
+    both = [fork.script("sweep", *arguments, folder=tmp_path) for _ in range(2)]
     for process in both:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-    runs = [Run(path, Config()) for path in (tmp_path / "out" / "runs").iterdir()]
+    runs = [RunFolder(path) for path in (tmp_path / "out" / "runs").iterdir()]
     assert len(runs) == 2
     for run in runs:
         assert len(run.manifest()["sessions"]) == 1
@@ -140,7 +129,7 @@ def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(
     whole = replace(config, output=str(tmp_path / "whole"))
     finish(fork.start(whole))
     (folder,) = (tmp_path / "whole" / "runs").iterdir()
-    wanted = outcome(Run(folder, whole))
+    wanted = outcome(RunFolder(folder))
     for damage in ("truncated", "altered", "both"):
         damaged = replace(config, output=str(tmp_path / damage))
         process = fork.start(damaged)
@@ -160,10 +149,10 @@ def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(
                 path.write_bytes(b"")
         finish(fork.start(damaged))
         (folder,) = (tmp_path / damage / "runs").iterdir()
-        assert outcome(Run(folder, damaged)) == wanted
+        assert outcome(RunFolder(folder)) == wanted
         said = (folder / "log.txt").read_text()
         assert f"warning: {there[-1]} is damaged and not used" in said
         before = [int(path.name.split("-")[1]) for path in there[:-1]]
-        assert ("going on after step" in said) == (damage != "both")
+        assert ("continuing after step" in said) == (damage != "both")
         if damage != "both":
-            assert f"going on after step {before[-1]}\n" in said
+            assert f"continuing after step {before[-1]}\n" in said

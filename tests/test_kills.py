@@ -15,8 +15,9 @@ from pathlib import Path
 from conftest import Fork
 from samples import outcome
 
-from alibi_lm.config import AdamwConfig, Config
-from alibi_lm.runs.folder import Run
+from alibi_lm.config import Config
+from alibi_lm.runs.folder import RunFolder
+from alibi_lm.training.optim import AdamwConfig
 
 N_KILLS = int(os.environ.get("KILLS", "20"))
 
@@ -51,7 +52,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
         duration = time.monotonic() - begun
         assert reference.exitcode == 0
         (there,) = (tmp_path / name / "runs").iterdir()
-        outcomes.append(outcome(Run(there, config)))
+        outcomes.append(outcome(RunFolder(there)))
     wanted = outcomes[0]
     assert outcomes[1] == wanted
     assert len(wanted["metrics"]) == 3
@@ -77,7 +78,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
             process.join()
             struck[stage(killed, place)] += 1
         (folder,) = (place / "runs").iterdir()
-        run = Run(folder, killed)
+        run = RunFolder(folder)
         assert outcome(run) == wanted
         assert not run.checkpoints.exists()
         assert not [path for path in place.rglob("*partial*") if "cache" not in path.parts]

@@ -14,7 +14,8 @@ import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
-from alibi_lm.config import register_schemas
+from alibi_lm.cli import register
+from alibi_lm.config import Config
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -28,11 +29,11 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
     ids=["joblib", "submitit"],
 )
 def test_members_run_elsewhere_and_failures_come_home(
-    script: Script, on_text: list[str], tmp_path: Path, launcher: list[str]
+    cold_script: Script, on_text: list[str], tmp_path: Path, launcher: list[str]
 ) -> None:
     settings = [a for a in on_text if not a.startswith("optim.warmup")]
     swept = ["optim.warmup_steps=0", "optim.lr=1e20,1e-3"]
-    done = script("sweep", *launcher, *settings, *swept, "output=out")
+    done = cold_script("sweep", *launcher, *settings, *swept, "output=out")
     assert done.returncode == 1, done.stderr
     assert "1 of 2 runs failed:" in done.stdout
     assert f"python scripts/sweep.py {' '.join(launcher)}" in done.stdout
@@ -44,7 +45,7 @@ def test_members_run_elsewhere_and_failures_come_home(
 
 
 def test_a_slurm_job_is_queued_again_when_it_runs_out_of_time() -> None:
-    register_schemas()
+    register(Config)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose(
             "config", ["hydra/launcher=slurm", "output=here"], return_hydra_config=True
@@ -78,15 +79,15 @@ def test_torchrun_stopped_and_started_again(on_text: list[str], tmp_path: Path) 
     stopped.send_signal(signal.SIGTERM)
     _, errors = stopped.communicate(timeout=60)
     assert stopped.returncode != 0
-    assert errors.count("interrupted: what is done is kept") == 1
+    assert errors.count("interrupted: finished work is kept") == 1
     (checkpoint,) = (folder / "checkpoints").iterdir()
     step = int(checkpoint.name.split("-")[1])
 
     again = start()
     said, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
-    assert f"in 2 processes, going on after step {step}\n" in said
-    assert said.count("going on after") == 1
+    assert f"in 2 processes, continuing after step {step}\n" in said
+    assert said.count("continuing after") == 1
     sessions = json.loads((folder / "manifest.json").read_text())["sessions"]
     assert [session["processes"] for session in sessions] == [2, 2]
     assert sessions[1]["parallel"] == "fsdp"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alibi_lm.attention import attend
-from alibi_lm.config import ModelConfig
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 from alibi_lm.positions.t5 import T5Bias, T5Config, t5_buckets
@@ -20,7 +20,7 @@ TOKENS = torch.randint(VOCAB, (2, LENGTH), generator=torch.Generator().manual_se
 
 
 def ours(position: str, sizes: ModelConfig) -> Decoder:
-    model = Decoder(sizes, SCHEMES[position][0](), VOCAB).eval()
+    model = Decoder(sizes, SCHEMES.settings[position](), VOCAB).eval()
     model.embedding_scale = 1.0  # theirs have none
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -15,10 +15,10 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_sweep_from_text_to_figure_twice(
-    script: Script, in_process: Script, on_text: list[str], tmp_path: Path
+    cold_script: Script, in_process: Script, on_text: list[str], tmp_path: Path
 ) -> None:
     arguments = [*on_text, "position=none,sinusoidal,rotary,t5,alibi", "output=out"]
-    first = script("sweep", *arguments)
+    first = cold_script("sweep", *arguments)
     assert first.returncode == 0, first.stderr
     assert "[5/5] train alibi" in first.stderr
     with (tmp_path / "out" / "results.csv").open() as file:
@@ -38,8 +38,8 @@ def test_sweep_from_text_to_figure_twice(
 
     again = in_process("sweep", *arguments)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("is trained already") == 5
-    assert again.stdout.count("is evaluated already") == 5
+    assert again.stdout.count("is already trained") == 5
+    assert again.stdout.count("is already evaluated") == 5
     with (tmp_path / "out" / "results.csv").open() as file:
         assert list(csv.DictReader(file)) == rows
 
@@ -79,15 +79,15 @@ def test_train_then_evaluate_then_report(
     assert len(list(folder.glob("wandb/offline-run-*"))) == 1
     assert "t5 window=16" in more.stdout
 
-    reported = script("report", str(folder), str(folder / "results.jsonl"), "--output", "report")
+    reported = script("report", f"results=[{folder},{folder}/results.jsonl]", "output=report")
     assert reported.returncode == 0, reported.stderr
     assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 1 + 12
     assert (tmp_path / "report" / "table.md").read_text().strip() in reported.stdout
-    published = in_process("report", str(folder), "--published", "--output", "paper")
+    published = in_process("report", f"results=[{folder}]", "published=true", "output=paper")
     assert published.returncode == 0, published.stderr
     assert "Press et al. 2022" in (tmp_path / "paper" / "report.html").read_text()
 
-    pictures = script("bias", str(folder), "alibi", "--length", "40", "--output", "pictures")
+    pictures = script("bias", f"sources=[{folder},alibi]", "length=40", "output=pictures")
     assert pictures.returncode == 0, pictures.stderr
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"bias.png", "bias.svg"}
 
@@ -144,7 +144,7 @@ def test_a_failing_member_does_not_take_the_others_along(
     assert "2 of 2 runs failed:" in again.stdout
     # A member whose rows are damaged fails, and the report is that of the rest.
     (damaged,) = (tmp_path / "out" / "runs").glob("text-none-*/results.jsonl")
-    damaged.write_text("{")
+    damaged.write_text("{\n")
     result = in_process("sweep", *settings, "optim.warmup_steps=0", *swept, "output=out")
     assert result.returncode == 1, result.stderr
     assert "3 of 4 runs failed:" in result.stdout
@@ -165,11 +165,11 @@ def test_benchmark(script: Script, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "speed.png").stat().st_size > 10_000
     # Its rows answer the claim about speed in a report.
     write_csv(tmp_path / "rows.csv", [ROW])
-    reported = script("report", "rows.csv", "--speed", "out", "--output", "report")
+    reported = script("report", "results=[rows.csv]", "speed=out", "output=report")
     assert reported.returncode == 0, reported.stderr
     assert "L = 32: speed " in (tmp_path / "report" / "claims.md").read_text()
     assert "Speed and memory" in (tmp_path / "report" / "report.html").read_text()
-    wrong = script("report", "rows.csv", "--speed", "rows.csv")
+    wrong = script("report", "results=[rows.csv]", "speed=rows.csv")
     assert wrong.stderr.startswith("error: rows.csv does not hold rows of a benchmark")
     assert "USDT" not in result.stdout + result.stderr  # the profiler keeps quiet
 
@@ -184,11 +184,14 @@ def test_reports_and_pictures_of_what_is_not_there(in_process: Script, tmp_path:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.csv").write_text("a,b\n")
     for arguments, line in (
-        (("report", "gone"), "error: cannot read gone: No such file"),
-        (("report", "empty"), "error: cannot read empty/results.jsonl: No such file"),
-        (("report", "x.csv"), "error: there are no rows to report on"),
-        (("bias", "rotary"), "error: rotary: position=rotary adds no bias"),
-        (("bias", "alibi", "--length", "1"), "error: --length: given 1, but it must be from 2"),
+        (("report", "results=[gone]"), "error: cannot read gone: No such file"),
+        (("report", "results=[empty]"), "error: cannot read empty/results.jsonl: No such file"),
+        (("report", "results=[x.csv]"), "error: there are no rows to report on"),
+        (("bias", "sources=[rotary]"), "error: rotary: position=rotary adds no bias"),
+        (
+            ("bias", "sources=[alibi]", "length=1"),
+            "error: length: given 1, but it must",
+        ),
     ):
         result = in_process(*arguments)
         assert result.returncode == 2

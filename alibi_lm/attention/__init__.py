@@ -3,8 +3,8 @@
 Shapes, here and in the model: B sequences, T positions, H heads, K = head_dim, D = d_model,
 V = vocab_size. q, k and v are (B, H, T, K).
 
-A bias states itself in compact form (`Bias`), and its form decides which backend computes it. None
-but the reference holds H x T x T numbers, and `flex` where it is not compiled, on a CPU:
+A bias is given in compact form (`Bias`), and its form decides which backend computes it. Only the
+reference holds H x T x T numbers, and `flex` on a CPU, where it is not compiled:
 
     causal       no bias: the fused causal kernel
     row          a bias by key: the CPU's fused kernel reads it as a mask of one row
@@ -21,14 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alibi_lm.attention.bias import Bias
+from alibi_lm.attention.bias import NO_BIAS, Bias, Form
 from alibi_lm.attention.blocks import attend_blocks
 from alibi_lm.attention.coordinates import attend_coordinates
 from alibi_lm.attention.flex import attend_flex
 from alibi_lm.attention.reference import attend_reference
 from alibi_lm.attention.row import attend_row
 
-ANY_BIAS = ("blocks", "flex", "reference")  # backends that compute whatever a Bias can say
+ANY_BIAS = ("blocks", "flex", "reference")  # backends that compute every form
+BACKEND_MEANING = "how attention is computed; auto: the fastest for the scheme and device"
 Attend = Callable[[Tensor, Tensor, Tensor, Bias, float], Tensor]
 
 
@@ -37,35 +38,65 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim) + bias) v over the keys j <= i. (B, H, T, K).
 
-    dropout: the probability that an element of the softmax is dropped; the others grow for it.
-    Raises a ValueError if the named backend cannot; `problem` says so beforehand.
+    dropout: the probability that an element of the softmax is dropped; the others are scaled up.
+    Raises a ValueError if the named backend cannot compute it; `unsupported` says so beforehand.
     """
-    bias, device, training = bias.at(q.shape[2]), q.device.type, torch.is_grad_enabled()
-    q, k = q.to(v.dtype), k.to(v.dtype)  # a scheme may turn them in float32
-    if backend == "auto":
-        backend = choose(bias, device, training, dropout)
-    elif found := problem(backend, bias, device, training, dropout):
-        raise ValueError(found)
+    device, training = q.device.type, torch.is_grad_enabled()
+    if bias.window is not None and bias.window >= q.shape[2]:
+        bias = Bias(bias.by_distance, bias.by_key)
+    q, k = q.to(v.dtype), k.to(v.dtype)  # a scheme may rotate them in float32
+    backend = choose_backend(backend, bias, device, training, dropout)
     # q, k and v have the precision that was asked for; autocast would round the bias, too.
     with torch.autocast(device, enabled=False):
         return BACKENDS[backend](q, k, v, bias, dropout)
 
 
-def choose(bias: Bias, device: str, training: bool, dropout: float = 0.0) -> str:
-    """The backend for a bias on a device (`cpu` or `cuda`)."""
+def choose_backend(
+    wanted: str, bias: Bias, device: str, training: bool, dropout: float = 0.0
+) -> str:
+    """The backend that computes a bias on a device (`cpu` or `cuda`).
+
+    wanted: its name, or auto. Raises a ValueError if the named one cannot.
+    """
+    learned = bias.by_key is not None and bias.by_key.requires_grad
+    case = (bias.form, bias.window is not None, device, training, dropout > 0, learned)
+    if wanted == "auto":
+        return _fastest(*case)
+    if found := unsupported(wanted, *case):
+        raise ValueError(found)
+    return wanted
+
+
+@functools.cache
+def _fastest(
+    form: Form, window: bool, device: str, training: bool, dropout: bool, learned: bool
+) -> str:
     if device == "cpu" and dropout:
         return "blocks"
-    if bias.by_distance is not None or bias.window is not None:
+    if form is Form.BY_DISTANCE or window:
         return "blocks" if device == "cpu" or dropout else "flex"
-    if bias.by_key is None:
+    if form is Form.NONE:
         return "causal"
-    return "coordinates" if problem("row", bias, device, training) else "row"
+    rest = (device, training, dropout, learned)
+    return "coordinates" if unsupported("row", form, window, *rest) else "row"
 
 
-def problem(
-    backend: str, bias: Bias, device: str, training: bool, dropout: float = 0.0
+@functools.cache
+def unsupported(
+    backend: str,
+    form: Form,
+    window: bool = False,
+    device: str = "cpu",
+    training: bool = False,
+    dropout: bool = False,
+    learned: bool = False,
 ) -> str | None:
-    """Why a backend cannot compute a bias on a device, or its gradients; None if it can."""
+    """Why a backend cannot compute attention of this form (or its gradients); None if it can.
+
+    learned: whether a bias by key needs gradients.
+    """
+    if backend == "auto":
+        return None
     if dropout and (backend in ("row", "flex") or (device == "cpu" and backend not in ANY_BIAS)):
         # The fused kernel of a CPU has none; torch would store the whole matrix instead.
         return f"{backend} has no dropout of attention on this device; blocks, reference have"
@@ -74,28 +105,28 @@ def problem(
     if backend in ANY_BIAS:
         return None
     able = f"; {', '.join(ANY_BIAS)} can"
-    if bias.by_distance is not None:
+    if form is Form.BY_DISTANCE:
         return f"{backend} cannot compute a bias by distance{able}"
-    if bias.window is not None:
+    if window:
         return f"{backend} cannot compute a window{able}"
     if backend == "causal":
-        return None if bias.by_key is None else f"causal cannot compute a bias{able}"
-    if bias.by_key is None:
-        return f"{backend} computes a bias by key, and there is none; causal does without"
+        return None if form is Form.NONE else f"causal cannot compute a bias{able}"
+    if form is Form.NONE:
+        return f"{backend} computes a bias by key, and there is none; use causal"
     if backend == "row" and device != "cpu":
-        return "row is for a CPU alone; coordinates computes the same"
-    if backend == "row" and training and bias.by_key.requires_grad:
+        return "row runs on a CPU only; coordinates computes the same"
+    if backend == "row" and training and learned:
         return "row gives a learned bias no gradient; coordinates does"
     return None
 
 
 @functools.cache
 def leave_uncompiled() -> None:
-    """Keep torch.compile, before it is used, out of the backends that call kernels as they are.
+    """Keep torch.compile out of the backends that call kernels; call it before compiling.
 
     Compiled, `row` would store its mask whole, `blocks` would be a kernel for every block, and
-    `flex` is compiled already. Not done where they are defined: it loads the compiler, a second of
-    every start.
+    `flex` is compiled already. Not done where they are defined: it loads the compiler, which would
+    add a second to every start.
     """
     for name in ("row", "blocks", "flex"):
         disabled = torch.compiler.disable(BACKENDS[name], recursive=name != "flex")  # type: ignore[no-untyped-call]
@@ -115,4 +146,15 @@ BACKENDS: dict[str, Attend] = {
     "reference": attend_reference,
 }
 
-__all__ = ["BACKENDS", "Attend", "Bias", "attend", "choose", "leave_uncompiled", "problem"]
+__all__ = [
+    "BACKENDS",
+    "BACKEND_MEANING",
+    "NO_BIAS",
+    "Attend",
+    "Bias",
+    "Form",
+    "attend",
+    "choose_backend",
+    "leave_uncompiled",
+    "unsupported",
+]

@@ -5,6 +5,7 @@ of sums up to the query and up to the key, is therefore one number for each key 
 -slope (i - j) is slope j). Others are one number for each distance (T5).
 """
 
+import enum
 import math
 from dataclasses import dataclass, replace
 
@@ -12,27 +13,42 @@ import torch
 from torch import Tensor
 
 
+class Form(enum.Enum):
+    """What a scheme adds to the attention logits. Backends are chosen and refused by it."""
+
+    NONE = "no bias"
+    BY_KEY = "a bias by key"
+    BY_DISTANCE = "a bias by distance"
+
+
 @dataclass(frozen=True)
 class Bias:
     """bias(i, j) = by_distance(i - j) + by_key(j) for 0 <= i - j < window, else minus infinity.
 
-    by_distance, by_key: (H, T), float32; left out, they are zero. window: left out, all keys.
+    by_distance, by_key: (H, T), float32; None means zero. window: None means all keys.
     """
 
     by_distance: Tensor | None = None
     by_key: Tensor | None = None
     window: int | None = None
 
-    def at(self, length: int) -> "Bias":
-        """The same at a length: a window from which nothing falls is none."""
-        if self.window is None or self.window < length:
+    def within(self, window: int | None, length: int) -> "Bias":
+        """The same bias in a window of that many keys; one as long as the text is no window."""
+        if window is None or window >= length:
             return self
-        return replace(self, window=None)
+        return replace(self, window=window)
+
+    @property
+    def form(self) -> Form:
+        """By distance if any part is, since those backends compute the rest as well."""
+        if self.by_distance is not None:
+            return Form.BY_DISTANCE
+        return Form.NONE if self.by_key is None else Form.BY_KEY
 
     def matrix(self, length: int) -> Tensor:
-        """The whole of it, for pictures and the reference; -inf for the future. (H, T, T).
+        """The whole bias, for pictures and the reference; -inf for the future. (H, T, T).
 
-        by_key is given less what it is at the query, which softmax ignores. (1, T, T) where
+        by_key is given minus its value at the query, which softmax ignores. (1, T, T) where
         neither distance nor key matters.
         """
         numbers = [x for x in (self.by_distance, self.by_key) if x is not None]
@@ -46,3 +62,6 @@ class Bias:
             matrix = matrix + (self.by_key[:, None, :] - self.by_key[:, :, None])
         hidden = (distances < 0) | (distances >= (self.window or length))
         return matrix.masked_fill(hidden, -math.inf)
+
+
+NO_BIAS = Bias()

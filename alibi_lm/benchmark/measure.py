@@ -15,41 +15,93 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from alibi_lm.attention import BACKEND_MEANING, BACKENDS, unsupported
+from alibi_lm.benchmark.flops import flops_per_token
 from alibi_lm.benchmark.hardware import peak_flops
-from alibi_lm.benchmark.peers import PEERS, check_peers
-from alibi_lm.benchmark.rows import OURS, TRAINING, Speed, speeds_csv
-from alibi_lm.config import AdamwConfig, BenchmarkConfig, Config
+from alibi_lm.benchmark.peers import PEERS, Peer, check_peers
+from alibi_lm.benchmark.rows import OURS, PHASES, TRAINING, Speed, speeds_csv
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation.protocols import Protocol
+from alibi_lm.evaluation.protocols import Nonoverlapping
 from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY
 from alibi_lm.evaluation.score import reader, score
 from alibi_lm.machine.device import resolve_device
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.memory import fail_when_memory_runs_out, is_out_of_memory, keep_freed_memory
+from alibi_lm.machine.names import DEVICE_MEANING, DEVICES, DTYPE_MEANING, DTYPES
 from alibi_lm.machine.progress import bar
 from alibi_lm.machine.provenance import environment
-from alibi_lm.model.decoder import Decoder, check_backend
-from alibi_lm.positions import SCHEMES, build_position
+from alibi_lm.model.config import ModelConfig
+from alibi_lm.model.decoder import Decoder
+from alibi_lm.positions import SCHEMES
+from alibi_lm.settings import missing, out_of_bounds, setting
 from alibi_lm.training.loop import compile_blocks, update
-from alibi_lm.training.optim import build_optimizer
+from alibi_lm.training.optim import AdamwConfig, OptimConfig, build_optimizer
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the square matrices whose product is the yardstick
 WARM_UP = 2  # rounds that are not counted: memory is claimed, kernels are chosen
 
 
 @dataclass
+class BenchmarkConfig:
+    """What is measured by scripts/benchmark.py."""
+
+    positions: list[str] = setting(["none", "sinusoidal", "rotary", "t5", "alibi"], "schemes")
+    lengths: list[int] = setting([512, 1024, 2048], "tokens of a sequence", at_least=1)
+    phases: list[str] = setting(list(PHASES), "update the weights; score text", choices=PHASES)
+    peers: list[str] = setting([], "libraries to compare with, in turns", choices=tuple(PEERS))
+    model: ModelConfig = setting(ModelConfig, "the decoder's sizes")
+    vocab_size: int = setting(2048, "tokens in the vocabulary", at_least=1)
+    tokens: int = setting(4096, "tokens of a step, at least one sequence", at_least=1)
+    rounds: int = setting(7, "timed steps of each", at_least=1)
+    dtype: str = setting("float32", DTYPE_MEANING, choices=DTYPES)
+    device: str = setting("auto", DEVICE_MEANING, choices=DEVICES)
+    backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
+    compile: bool = setting(False, "torch.compile the blocks in training")
+    checkpointing: bool = setting(
+        False, "recompute blocks in the backward pass: less memory, slower"
+    )
+    output: str = setting("outputs/benchmark", "folder for the results")
+
+    def problems(self) -> list[str]:
+        """There must be something to measure, and each thing once."""
+        problems = out_of_bounds(self) + self.model.problems()
+        examples = {"positions": "[none,alibi]", "lengths": "[512]", "phases": "[training]"}
+        problems += missing(self, examples)
+        known = SCHEMES.settings
+        for name in self.positions:
+            if name not in known:
+                allowed = ", ".join(known)
+                problems.append(f"positions: given {name!r}, but it must be one of {allowed}")
+        for key in ("positions", "lengths", "phases", "peers"):
+            given = getattr(self, key)
+            if len(set(given)) < len(given):
+                problems.append(f"{key}: given {given}, but each only once")
+        if self.peers and (self.compile or self.checkpointing):
+            problems.append(
+                "compile, checkpointing: given true, but peers are measured without; leave out "
+                f"peers={self.peers}"
+            )
+        if not self.output:
+            problems.append("output: given '', but it must name a folder")
+        if not problems:
+            for name in self.positions:
+                problems += known[name]().problems(self.model.sizes)
+        return problems
+
+
+@dataclass
 class Contestant:
-    """A model, the configuration that it is trained by, and what was measured of it."""
+    """A model, how it is trained, and what was measured of it."""
 
     library: str
     position: str
-    model: nn.Module
-    config: Config
-    backend: str
+    model: Decoder | Peer
+    optim: OptimConfig
+    dtype: str
     optimizer: torch.optim.Optimizer
-    training_flops_per_token: float
+    flops_per_token: float  # of a forward pass
     seconds: list[float] = field(default_factory=list)
     first_seconds: float | None = None
     peak_memory: int | None = None
@@ -61,11 +113,11 @@ def benchmark(config: BenchmarkConfig) -> list[Speed]:
     device = resolve_device(config.device)
     check_peers(config.peers, config.positions, config.model)
     for name in config.positions:
-        position = build_position(SCHEMES[name][0](), config.model)
-        training, dropout = TRAINING in config.phases, config.model.attention_dropout
-        check_backend(
-            config.backend, position, device.type, training=training, dropout=dropout * training
-        )
+        training = TRAINING in config.phases
+        dropout = training and config.model.attention_dropout > 0
+        form = SCHEMES.made[name].form
+        if why := unsupported(config.backend, form, False, device.type, training, dropout):
+            raise UserError(f"backend: given {config.backend}, but {why}")
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
@@ -170,50 +222,46 @@ def _contestants(
     """Every scheme of ours, followed by the peers that have it."""
     n_sequences = max(1, config.tokens // length)
     for position in config.positions:
-        run = Config(
-            position=SCHEMES[position][0](),
-            model=config.model,
-            optim=AdamwConfig(tokens_per_step=n_sequences * length),
-            train_length=length,
-            dtype=config.dtype,
-        )
+        optim = AdamwConfig(tokens_per_step=n_sequences * length)
         ours = Decoder(
             config.model,
-            run.position,
+            SCHEMES.settings[position](),
             config.vocab_size,
             backend=config.backend,
             checkpointing=config.checkpointing,
         ).to(device)
         if config.compile and phase == TRAINING:
             compile_blocks(ours)
-        flops, optimizer = ours.training_flops_per_token(length), build_optimizer(ours, run.optim)
-        with torch.set_grad_enabled(phase == TRAINING):
-            backend = ours.backend(length)
-        yield Contestant(OURS, position, ours, run, backend, optimizer, flops)
+        flops = flops_per_token(ours, config.vocab_size, length)
+        optimizer, dtype = build_optimizer(ours, optim), config.dtype
+        yield Contestant(OURS, position, ours, optim, dtype, optimizer, flops)
         for name in config.peers:
             if position in PEERS[name].positions:
-                peer, backend = PEERS[name].build(config.model, position, config.vocab_size, length)
-                peer = peer.to(device)
-                adamw = torch.optim.AdamW(peer.parameters(), lr=run.optim.lr, fused=True)
-                yield Contestant(name, position, peer, run, backend, adamw, flops)
+                peer = PEERS[name].build(config.model, position, config.vocab_size, length)
+                peer.to(device)
+                adamw = torch.optim.AdamW(peer.parameters(), lr=optim.lr, fused=True)
+                yield Contestant(name, position, peer, optim, dtype, adamw, flops)
 
 
 def _train(contestant: Contestant, stream: np.ndarray, length: int, device: torch.device) -> None:
     """One optimizer update: the real one, on random tokens."""
-    model = contestant.model.train()
+    model = contestant.model
+    model.train()
     inputs, targets = (
         torch.from_numpy(part.reshape(-1, length)).to(device) for part in (stream[:-1], stream[1:])
     )
-    update(model, contestant.optimizer, inputs, targets, contestant.config, device)
+    grad_clip = contestant.optim.grad_clip
+    update(model, contestant.optimizer, inputs, targets, grad_clip, dtype=contestant.dtype)
 
 
 def _evaluate(
     contestant: Contestant, stream: np.ndarray, length: int, device: torch.device
 ) -> None:
     """Score the stream in blocks of the length, as evaluation does."""
-    losses_of = reader(contestant.model.eval(), device, contestant.config.dtype)
-    protocol = Protocol("nonoverlapping", length, "validation", stride=length)
-    score(losses_of, stream, protocol, batch_tokens=len(stream) - 1)
+    model = contestant.model
+    model.eval()
+    losses_of = reader(model, device, contestant.dtype)
+    score(losses_of, stream, Nonoverlapping(length), batch_tokens=len(stream) - 1)
 
 
 def _held(contestant: Contestant, phase: str) -> int:
@@ -287,8 +335,8 @@ def _row(
     is_peer, complete = contestant.library != OURS, not contestant.out_of_memory
     none = ours("none")
     seconds = statistics.median(contestant.seconds) if complete else None
-    passes = 1.0 if phase == TRAINING else 1 / 3  # forward is a third of forward and backward
-    flops = contestant.training_flops_per_token * passes * tokens
+    passes = 3 if phase == TRAINING else 1  # the backward pass takes twice the forward's
+    flops = contestant.flops_per_token * passes * tokens
     memory = contestant.peak_memory if complete else None
     return Speed(
         library=contestant.library,
@@ -296,7 +344,7 @@ def _row(
         length=length,
         phase=phase,
         dtype=config.dtype,
-        backend=contestant.backend,
+        backend=contestant.model.backend,
         status=COMPLETE if complete else OUT_OF_MEMORY,
         tokens=tokens,
         rounds=config.rounds,

@@ -14,36 +14,37 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alibi_lm.config import ModelConfig
 from alibi_lm.errors import UserError
+from alibi_lm.model.config import ModelConfig
 
 INSTALL = "pip install -r requirements-peers.txt"
 
 
 class Peer(nn.Module):
-    """A model that gives logits, as one that gives token losses."""
+    """A model that gives logits, as one that gives token losses; see evaluation.score.Subject."""
 
-    def __init__(self, model: nn.Module, logits_of: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(
+        self, model: nn.Module, logits_of: Callable[[nn.Module, Tensor], Tensor], backend: str
+    ) -> None:
         super().__init__()
+        self.backend = backend  # the library's own word for how it attends
         self.model = model
         self.logits_of = logits_of
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
         """Loss of predicting each target. (B, T), (B, T) -> (B, T)."""
+        assert window is None
         logits = self.logits_of(self.model, inputs).float().flatten(0, -2)
         return F.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
 
 
 @dataclass(frozen=True)
 class Library:
-    """How a library's model is built: sizes, scheme, vocabulary, longest length -> model, backend.
-
-    backend is the library's own word for how it attends.
-    """
+    """How a library's model is built: sizes, scheme, vocabulary, longest length -> model."""
 
     package: str
     positions: tuple[str, ...]
-    build: Callable[[ModelConfig, str, int, int], tuple[Peer, str]]
+    build: Callable[[ModelConfig, str, int, int], Peer]
 
     @property
     def version(self) -> str:
@@ -79,9 +80,7 @@ def check_peers(names: list[str], positions: list[str], model: ModelConfig) -> N
         )
 
 
-def _x_transformers(
-    sizes: ModelConfig, position: str, vocab_size: int, length: int
-) -> tuple[Peer, str]:
+def _x_transformers(sizes: ModelConfig, position: str, vocab_size: int, length: int) -> Peer:
     import x_transformers
 
     flash = position != "t5"  # which it refuses for a T5 bias
@@ -109,12 +108,10 @@ def _x_transformers(
         use_abs_pos_emb=position == "sinusoidal",
         scaled_sinu_pos_emb=position == "sinusoidal",
     )
-    return Peer(model, lambda model, inputs: model(inputs)), "flash" if flash else "plain"
+    return Peer(model, lambda model, inputs: model(inputs), "flash" if flash else "plain")
 
 
-def _transformers(
-    sizes: ModelConfig, position: str, vocab_size: int, length: int
-) -> tuple[Peer, str]:
+def _transformers(sizes: ModelConfig, position: str, vocab_size: int, length: int) -> Peer:
     import transformers
 
     if position == "rotary":
@@ -146,7 +143,7 @@ def _transformers(
             )
         )
     backend = str(model.config._attn_implementation)
-    return Peer(model, lambda model, inputs: model(inputs, use_cache=False).logits), backend
+    return Peer(model, lambda model, inputs: model(inputs, use_cache=False).logits, backend)
 
 
 PEERS = {

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from alibi_lm.evaluation.rows import COMPLETE, csv_text, read_rows_of
+from alibi_lm.evaluation.rows import COMPLETE, csv_text, read_rows
 
 PHASES = TRAINING, EVALUATION = ("training", "evaluation")
 OURS = "alibi_lm"
@@ -60,5 +60,5 @@ def speeds_csv(rows: Iterable[Speed]) -> str:
 def read_speeds(path: Path) -> list[Speed]:
     """The rows of a benchmark's results.csv, or of the folder that it lies in."""
     path = path / "results.csv" if path.is_dir() else path
-    read: list[Speed] = read_rows_of(Speed, path, "a benchmark")
+    read: list[Speed] = read_rows(path, Speed, "a benchmark")
     return read

@@ -1,1 +1,1 @@
-"""From a corpus to batches: corpus -> tokenizer -> token file -> training batches, windows."""
+"""From text to batches of tokens."""

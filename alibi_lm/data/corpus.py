@@ -1,13 +1,16 @@
 """What a corpus is: named splits of documents; and how its text is counted.
 
-A source module (`stdlib`, `text`, `wikitext`) turns its settings into a `Corpus`; `sources.py`
-lists them by name.
+A source (`stdlib`, `text`, `wikitext`) is one file: its settings, and a function that turns them
+into a `Corpus`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from alibi_lm.settings import setting
+from alibi_lm.settings import Registry, setting
+
+SOURCES = Registry("data")
 
 SPLITS = ("train", "validation", "test")
 
@@ -20,13 +23,14 @@ Documents = Callable[[], Iterator[str]]
 
 @dataclass
 class DataConfig:
-    """Settings of a corpus; each source adds its own."""
+    """Settings of a corpus; each source adds its own. The text decides a run, not its place."""
 
-    source: str = setting("stdlib", "where the text comes from", choices=("stdlib",))
-    name: str = setting("stdlib", "what result rows call the data set")
+    kind: ClassVar[str]
+
+    name: str = setting("", "what result rows call the data set", identity=False)
 
     def problems(self) -> list[str]:
-        """One line for each combination of settings that cannot be."""
+        """One line for each impossible combination of settings."""
         return []
 
 

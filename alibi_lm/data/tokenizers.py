@@ -6,9 +6,10 @@ document; with whole words, as in the paper, it stands after each line instead.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from alibi_lm.data.corpus import SPLITS
 from alibi_lm.data.dictionary import END, UNKNOWN, in_fairseq_layout, read_dictionary
 from alibi_lm.errors import UserError
-from alibi_lm.settings import setting, unknown
+from alibi_lm.settings import Registry, setting, unknown
 
+TOKENIZERS = Registry("tokenizer")
 END_NAMES = (END, "<|endoftext|>", "<eos>", "<|end_of_text|>")
 PIECE = 2**16  # characters: longer documents are encoded in pieces that end with a line
 PIECES_AT_ONCE = 64  # encoded in parallel
@@ -27,12 +29,12 @@ LAYOUTS = ("plain", "fairseq")
 
 @dataclass
 class TokenizerConfig:
-    """Settings of a tokenizer."""
+    """Settings of a tokenizer. The tokens decide a run, not how they are come by."""
 
-    name: str = setting("bytes", "the kind of tokenizer", choices=("bytes",))
+    kind: ClassVar[str]
 
     def problems(self) -> list[str]:
-        """One line for each combination of settings that cannot be."""
+        """One line for each impossible combination of settings."""
         return []
 
     def fingerprint(self) -> str:
@@ -54,12 +56,20 @@ class TokenizerConfig:
 
 
 @dataclass
+class BytesConfig(TokenizerConfig):
+    """One token for each byte; nothing to set."""
+
+
+@dataclass
 class BpeConfig(TokenizerConfig):
     """Byte-level byte-pair encoding."""
 
-    name: str = setting("bpe", "the kind of tokenizer", choices=("bpe",))
-    vocab_size: int = setting(1024, "tokens, the end token and 256 bytes included", at_least=257)
-    learn_from: str = setting("train", "split that the vocabulary is learned from", choices=SPLITS)
+    vocab_size: int = setting(
+        1024, "tokens, the end token and 256 bytes included", at_least=257, identity=False
+    )
+    learn_from: str = setting(
+        "train", "split that the vocabulary is learned from", choices=SPLITS, identity=False
+    )
 
     def learns_from(self) -> str | None:
         """The split that is set."""
@@ -70,15 +80,24 @@ class BpeConfig(TokenizerConfig):
 class WordsConfig(TokenizerConfig):
     """Words between white space: a closed vocabulary, most frequent first."""
 
-    name: str = setting("words", "the kind of tokenizer", choices=("words",))
     vocab_size: int | None = setting(
-        None, "words kept, `</s>` and `<unk>` included; null: every word", at_least=3
+        None,
+        "words kept, `</s>` and `<unk>` included; null: every word",
+        at_least=3,
+        identity=False,
     )
-    learn_from: str = setting("train", "split that the vocabulary is learned from", choices=SPLITS)
+    learn_from: str = setting(
+        "train", "split that the vocabulary is learned from", choices=SPLITS, identity=False
+    )
     layout: str = setting(
-        "plain", "fairseq: as the paper's, 4 specials and a multiple of 8", choices=LAYOUTS
+        "plain",
+        "fairseq: as the paper's, 4 specials and a multiple of 8",
+        choices=LAYOUTS,
+        identity=False,
     )
-    dictionary: str | None = setting(None, "fairseq's dict.txt, instead of learning; null: none")
+    dictionary: str | None = setting(
+        None, "fairseq's dict.txt, instead of learning; null: none", identity=False
+    )
 
     def problems(self) -> list[str]:
         """A dictionary says which words there are and in which order."""
@@ -86,7 +105,7 @@ class WordsConfig(TokenizerConfig):
             return []
         problems = []
         if not Path(self.dictionary).is_file():
-            problems.append(f"tokenizer.dictionary: given {self.dictionary}, which is no file")
+            problems.append(f"tokenizer.dictionary: given {self.dictionary}, which is not a file")
         if self.vocab_size is not None or self.layout != "fairseq":
             problems.append(
                 f"tokenizer.dictionary: given {self.dictionary}, which has words and layout of its "
@@ -114,16 +133,17 @@ class WordsConfig(TokenizerConfig):
 class FileConfig(TokenizerConfig):
     """A tokenizer of the user's own."""
 
-    name: str = setting("file", "the kind of tokenizer", choices=("file",))
-    path: str = setting("", "a tokenizer.json as the tokenizers library saves it")
+    path: str = setting("", "a tokenizer.json as the tokenizers library saves it", identity=False)
     end: str | None = setting(
-        None, f"its end-of-text token; null: the first it has of {', '.join(END_NAMES)}"
+        None,
+        f"its end-of-text token; null: the first it has of {', '.join(END_NAMES)}",
+        identity=False,
     )
 
     def problems(self) -> list[str]:
         """There must be a file."""
         if not Path(self.path).is_file():
-            given = f"given '{self.path}', which is no file" if self.path else "not given"
+            given = f"given '{self.path}', which is not a file" if self.path else "not given"
             return [f"tokenizer.path: {given}; tokenizer=file needs a tokenizer.json"]
         return []
 
@@ -136,9 +156,9 @@ class FileConfig(TokenizerConfig):
         return self.end
 
 
-def train_bpe(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+@TOKENIZERS.add("bpe", BpeConfig)
+def train_bpe(config: BpeConfig, text: Iterable[str]) -> Tokenizer:
     """Learn byte pairs from the text, with GPT-2's rule for where words begin."""
-    assert isinstance(config, BpeConfig)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -152,9 +172,9 @@ def train_bpe(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def train_words(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+@TOKENIZERS.add("words", WordsConfig)
+def train_words(config: WordsConfig, text: Iterable[str]) -> Tokenizer:
     """Collect the words of the text, or take a dictionary's; every line ends in the end token."""
-    assert isinstance(config, WordsConfig)
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Replace("\n", f" {END} ")
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -174,7 +194,8 @@ def train_words(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def build_bytes(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+@TOKENIZERS.add("bytes", BytesConfig)
+def build_bytes(config: BytesConfig, text: Iterable[str]) -> Tokenizer:
     """The 256 bytes and the end token; nothing to learn."""
     vocab = {END: 0} | {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -184,14 +205,15 @@ def build_bytes(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def read_file(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
+@TOKENIZERS.add("file", FileConfig)
+def read_file(config: FileConfig, text: Iterable[str]) -> Tokenizer:
     """The user's tokenizer as it is."""
-    assert isinstance(config, FileConfig)
     content = _read_bytes(config.path, "tokenizer.path")
     try:
         tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"tokenizer.path: {config.path} is no tokenizer.json: {error}") from error
+        message = f"tokenizer.path: {config.path} is not a tokenizer.json: {error}"
+        raise UserError(message) from error
     # Files made for fixed input sizes would drop text or invent tokens.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -203,21 +225,6 @@ def _read_bytes(path: str, key: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{key}: cannot read {path}: {error.strerror}") from error
-
-
-TOKENIZERS: dict[
-    str, tuple[type[TokenizerConfig], Callable[[TokenizerConfig, Iterable[str]], Tokenizer]]
-] = {
-    "bytes": (TokenizerConfig, build_bytes),
-    "bpe": (BpeConfig, train_bpe),
-    "words": (WordsConfig, train_words),
-    "file": (FileConfig, read_file),
-}
-
-
-def build_tokenizer(config: TokenizerConfig, text: Iterable[str]) -> Tokenizer:
-    """The tokenizer that the configuration names, learned from `text` where it learns."""
-    return TOKENIZERS[config.name][1](config, text)
 
 
 def count_ids(tokenizer: Tokenizer) -> int:

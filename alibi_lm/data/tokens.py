@@ -15,19 +15,20 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 from filelock import FileLock
 
-from alibi_lm.data.corpus import Corpus, DataConfig, count_words
+import alibi_lm.data.sources  # noqa: F401  (registers them)
+from alibi_lm.data.corpus import SOURCES, Corpus, DataConfig, count_words
 from alibi_lm.data.dictionary import made_up
-from alibi_lm.data.sources import load_corpus
 from alibi_lm.data.tokenizers import (
+    TOKENIZERS,
     TokenizerConfig,
     WordsConfig,
-    build_tokenizer,
     count_ids,
     encode,
     end_id,
@@ -72,12 +73,16 @@ class Split:
 class TokenizedCorpus:
     """A corpus as token files, with what a result row says of it."""
 
+    folder: Path
     name: str
     hash: str  # of the text of all splits
     tokenizer: str
     tokenizer_hash: str
     vocab_size: int
     splits: dict[str, Split]
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return _open, (self.folder,)  # other processes open the files themselves
 
     def split(self, name: str) -> Split:
         """The named split, or a UserError if the corpus lacks it."""
@@ -111,18 +116,19 @@ def _locate(
     data: DataConfig, tokenizer: TokenizerConfig, cache: Path
 ) -> tuple[Corpus, dict[str, SplitCounts], Path]:
     """The corpus, its counts, and the folder of its token files."""
-    corpus = load_corpus(data)
+    corpus = SOURCES.build(data)
     counts = {split: _count(corpus, split) for split in corpus.splits}
     key = _hash(
         [
             FORMAT,
             tokenizers.__version__,
             {split: count.sha256 for split, count in counts.items()},
-            {key: value for key, value in asdict(tokenizer).items() if key not in PATHS},
+            {"name": tokenizer.kind}
+            | {key: value for key, value in asdict(tokenizer).items() if key not in PATHS},
             tokenizer.fingerprint(),
         ]
     )
-    return corpus, counts, cache / f"{corpus.name}-{tokenizer.name}-{key[:12]}"
+    return corpus, counts, (cache / f"{corpus.name}-{tokenizer.kind}-{key[:12]}").absolute()
 
 
 def _count(corpus: Corpus, split: str) -> SplitCounts:
@@ -150,7 +156,7 @@ def _build(
     shutil.rmtree(partial, ignore_errors=True)  # what a killed process left; we hold the lock
     partial.mkdir()
     try:
-        tokenizer = build_tokenizer(config, _text_to_learn_from(corpus, counts, config))
+        tokenizer = TOKENIZERS.build(config, _text_to_learn_from(corpus, counts, config))
         write_atomically(partial / "tokenizer.json", tokenizer.to_str(pretty=True))
         end = end_id(tokenizer, config.end_token())
         vocab_size = count_ids(tokenizer)
@@ -170,7 +176,7 @@ def _build(
         manifest = {
             "name": corpus.name,
             "hash": _hash([asdict(count) for count in counts.values()]),
-            "tokenizer": config.name,
+            "tokenizer": config.kind,
             "tokenizer_hash": _hash(tokenizer.to_str()),
             "vocab_size": vocab_size,
             "splits": {split: asdict(count) for split, count in counts.items()},
@@ -226,7 +232,7 @@ def _open(folder: Path) -> TokenizedCorpus:
         for split, c in manifest["splits"].items()
     }
     fields = ("name", "hash", "tokenizer", "tokenizer_hash", "vocab_size")
-    return TokenizedCorpus(**{field: manifest[field] for field in fields}, splits=splits)
+    return TokenizedCorpus(folder, **{f: manifest[f] for f in fields}, splits=splits)
 
 
 def _hash(value: object) -> str:

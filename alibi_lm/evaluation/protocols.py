@@ -1,101 +1,357 @@
-"""Evaluation protocols: which tokens are scored with how much context, and how it is written down.
+"""Protocols: which tokens of a split are scored, with how much context.
 
 * `nonoverlapping`, the paper's default (section 2.1): blocks of the length, every token once.
-* `sliding` with stride S (appendix B): every token once, with at least length - S tokens of context
-  but at the text's start.
+* `sliding` with stride S (appendix B): every token once, with at least length - S tokens of
+  context, except at the start of the text.
 * `same_targets` (after Kazemnejad et al. 2023): a fixed sample of targets, each with exactly
   `length` tokens of context. Nonoverlapping evaluation improves with length because fewer tokens
-  have little context; this protocol leaves that out.
+  have little context; this protocol removes that effect.
 
-Each may be combined with a window on attention: no query sees more than the last w keys, in any
-layer. That is the baseline for whoever claims to gain from attending further. What lies further
-back can still arrive through the layers below, from n_layers (w - 1) tokens away; `same_targets`
-with w tokens of context is the model that knows no more than w tokens. No torch here.
+A protocol is a class, found by its registered name. Each may be combined with a window on
+attention: no query sees more than the last w keys, in any layer. That is the baseline for a claim
+to gain from attending further. Tokens further back can still have an effect through the layers
+below, up to n_layers (w - 1) tokens away; `same_targets` with w tokens of context is the model that
+knows no more than w tokens. No torch here.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from alibi_lm.evaluation.spans import Window, first_sampled, same_targets, sliding
+from alibi_lm.data.corpus import SPLITS
+from alibi_lm.errors import UserError
+from alibi_lm.evaluation.spans import Spans, first_sampled, same_targets, sliding
+from alibi_lm.machine.names import DTYPES
+from alibi_lm.settings import missing, setting, unknown
 
-PROTOCOLS = ("nonoverlapping", "sliding", "same_targets")
+ATTENTION = ("full", "window")
+PROTOCOLS: dict[str, "type[Protocol]"] = {}
+
+
+@dataclass
+class EvaluationConfig:
+    """Which lengths are evaluated, on what, and how."""
+
+    protocols: list[str] = setting(
+        ["nonoverlapping"], "which tokens are scored with how much context", identity=False
+    )
+    lengths: list[int] = setting(
+        [64, 128, 256, 512, 1024],
+        "evaluation lengths (L_valid in the paper); same_targets: tokens of context",
+        at_least=1,
+        identity=False,
+    )
+    lengths_past_training: list[int] = setting(
+        [], "extra lengths, given as tokens past train_length", at_least=0, identity=False
+    )
+    skip_shorter: bool = setting(
+        False, "leave out lengths that are shorter than train_length", identity=False
+    )
+    stride: int | None = setting(None, "sliding: new tokens per window", at_least=1, identity=False)
+    targets: int = setting(256, "same_targets: how many are drawn", at_least=1, identity=False)
+    attention: list[str] = setting(
+        ["full"],
+        "window: a query sees only the last keys, a baseline",
+        choices=ATTENTION,
+        identity=False,
+    )
+    window: int | None = setting(
+        None,
+        "keys that a query sees with attention=[window]; null: train_length",
+        at_least=1,
+        identity=False,
+    )
+    split: str = setting("validation", "split that is scored", choices=SPLITS, identity=False)
+    batch_tokens: int = setting(
+        8192, "tokens per forward pass, at least one window", at_least=1, identity=False
+    )
+    dtype: str | None = setting(None, "null: as in training", choices=DTYPES, identity=False)
+
+    def problems(self) -> list[str]:
+        """There must be something to measure, and every setting must have an effect."""
+        examples = {"protocols": "[sliding]", "attention": "[full,window]"}
+        problems = missing(self, examples, "evaluation.")
+        if not self.lengths_past_training:
+            problems += missing(self, {"lengths": "[64,128]"}, "evaluation.")
+        for name in self.protocols:
+            if name in PROTOCOLS:
+                problems += PROTOCOLS[name].problems(self)
+            else:
+                problems.append(
+                    f"evaluation.protocols: given {name!r}, but it must be one of "
+                    + ", ".join(PROTOCOLS)
+                )
+        if self.stride is not None and not any(
+            PROTOCOLS[name].takes_stride for name in self.protocols if name in PROTOCOLS
+        ):
+            problems.append(
+                f"evaluation.stride: given {self.stride}, but only sliding has a stride; add "
+                "evaluation.protocols=[sliding]"
+            )
+        if self.window is not None and "window" not in self.attention:
+            problems.append(
+                f"evaluation.window: given {self.window}, but evaluation.attention is "
+                f"[{','.join(self.attention)}]; add evaluation.attention=[window]"
+            )
+        return problems
+
+    def lengths_of(self, train_length: int) -> list[int]:
+        """The lengths at which a model trained at that length is evaluated, each once."""
+        past = (train_length + more for more in self.lengths_past_training)
+        wanted = dict.fromkeys([*self.lengths, *past])
+        return [n for n in wanted if n >= train_length or not self.skip_shorter]
+
+
+def register(name: str) -> "Callable[[type[Protocol]], type[Protocol]]":
+    """Register a protocol's class under the name that settings and rows call it by."""
+
+    def keep(protocol: "type[Protocol]") -> "type[Protocol]":
+        protocol.name = name
+        PROTOCOLS[name] = protocol
+        return protocol
+
+    return keep
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to score a split; a run has at most one result for each."""
+    """One way to score a split; a subclass says at least which spans it scores."""
 
-    name: str
-    length: int  # of the windows; same_targets: tokens of context
-    split: str
-    stride: int | None = None  # new tokens per window; None for same_targets
-    sample: int | None = None  # same_targets: how many targets
-    window: int | None = None  # keys that a query sees at most; None: all before it
+    length: int  # of the spans, at most; same_targets: tokens of context
+    stride: int | None = None  # new tokens per span
+    sample: int | None = None  # how many targets are drawn; None: all are scored
+
+    name: ClassVar[str]
+    takes_stride: ClassVar[bool] = False  # whether evaluation.stride is for it
+    by_position: ClassVar[bool] = True  # whether targets have different amounts of context
+    axis: ClassVar[str] = "Evaluation length (tokens)"
+
+    @classmethod
+    def of(cls, settings: EvaluationConfig, length: int) -> "Protocol":
+        """The protocol at a length, as the settings want it."""
+        return cls(length)
+
+    @classmethod
+    def problems(cls, settings: EvaluationConfig) -> list[str]:
+        """A line for each setting that the protocol lacks or cannot take."""
+        return []
 
     @property
     def label(self) -> str:
-        """All of it in one word, as files are named."""
-        return "-".join([self.split, self._kind, str(self.length), *self._window])
+        """The protocol in one word, without its length."""
+        return f"{self.name}{self.sample or ''}"
 
     @property
-    def curve(self) -> str:
-        """All but the length: what is one curve over lengths."""
-        return "-".join([self.split, self._kind, *self._window])
+    def words(self) -> str:
+        """The protocol as figures and tables name it."""
+        return self.name
 
     @property
-    def _kind(self) -> str:
-        kind = {"sliding": f"sliding{self.stride}", "same_targets": f"same_targets{self.sample}"}
-        return kind.get(self.name, self.name)
+    def note(self) -> str:
+        """What the protocol scores, for readers of a table."""
+        return ""
 
-    @property
-    def _window(self) -> list[str]:
-        return [f"window{self.window}"] if self.window else []
+    def at_any_length(self) -> "Protocol":
+        """The protocol less its length: equal for all points of one curve."""
+        return replace(self, length=0)
 
-    def windows(self, n_targets: int) -> Iterator[Window]:
-        """The windows over a split of that many targets."""
-        if self.sample is not None:
-            return same_targets(n_targets, self.length, self.sample)
-        return sliding(n_targets, self.length, self.stride or self.length)
+    def spans(self, n_targets: int) -> Spans:
+        """The spans over a split of that many targets."""
+        raise NotImplementedError
 
-    def scores(self, n_targets: int) -> int:
-        """How many targets are scored: all of the split's, or the sample."""
-        return self.sample if self.sample is not None else n_targets
+    def n_scored(self, n_targets: int) -> int:
+        """How many targets are scored."""
+        return self.sample or n_targets
 
-    def reads(self, n_targets: int) -> int:
-        """How many tokens are read for it, some at the ends of the text less."""
-        n_windows = self.sample or -(-n_targets // (self.stride or self.length))
-        return n_windows * self.length
+    def n_read(self, n_targets: int) -> int:
+        """About how many tokens are read, for progress and plans."""
+        return -(-self.n_scored(n_targets) // (self.stride or 1)) * self.length
 
     def contexts(self, n_targets: int) -> npt.NDArray[np.int64]:
         """The tokens of context of each scored target, in the order of the losses."""
-        return np.concatenate(
-            [
-                np.arange(window.scored_from, window.stop) - window.start + 1
-                for window in self.windows(n_targets)
-            ]
-        )
+        start, scored_from, stop = self.spans(n_targets).T
+        counts = stop - scored_from
+        before = counts.cumsum() - counts  # targets that earlier spans scored
+        targets = np.arange(counts.sum()) + np.repeat(scored_from - before, counts)
+        contexts: npt.NDArray[np.int64] = targets - np.repeat(start, counts) + 1
+        return contexts
 
-    def problem(self, n_targets: int) -> str | None:
-        """Why a split of that many tokens cannot be scored so, as `... given, but ...`."""
-        if self.sample is None:
-            if self.length > n_targets:
-                return (
-                    f"evaluation.lengths: given {self.length}, but the {self.split} split has "
-                    f"{n_targets} tokens"
-                )
-            return None
+    def unfit(self, n_targets: int, split: str) -> str | None:
+        """Why a split of that many tokens cannot be scored, as `... given, but ...`."""
+        if self.length > n_targets:
+            return (
+                f"evaluation.lengths: given {self.length}, but the {split} split has {n_targets} "
+                "tokens"
+            )
+        return None
+
+
+@register("nonoverlapping")
+class Nonoverlapping(Protocol):
+    """Blocks of the length, every token once; the last block may be shorter."""
+
+    @classmethod
+    def of(cls, settings: EvaluationConfig, length: int) -> Protocol:
+        """Every token of a block is new."""
+        return cls(length, stride=length)
+
+    @property
+    def note(self) -> str:
+        """What is scored."""
+        return "every token once, in blocks of the evaluation length"
+
+    def at_any_length(self) -> Protocol:
+        """The stride is the length, and goes with it."""
+        return Nonoverlapping(0)
+
+    def spans(self, n_targets: int) -> Spans:
+        """Sliding with the length as stride, to the last digit."""
+        return sliding(n_targets, self.length, self.length)
+
+
+@register("sliding")
+class Sliding(Protocol):
+    """Windows that overlap: every token once, with almost the whole length as context."""
+
+    takes_stride = True
+
+    @classmethod
+    def of(cls, settings: EvaluationConfig, length: int) -> Protocol:
+        """With evaluation.stride."""
+        return cls(length, stride=settings.stride)
+
+    @classmethod
+    def problems(cls, settings: EvaluationConfig) -> list[str]:
+        """A stride, and one that no window is shorter than."""
+        if settings.stride is None:
+            return [
+                "evaluation.stride: not given; evaluation.protocols has sliding, which needs the "
+                "new tokens per window, e.g. evaluation.stride=16"
+            ]
+        if settings.lengths and settings.stride > min(settings.lengths):
+            return [
+                f"evaluation.stride: given {settings.stride}, but it must be at most the shortest "
+                f"of evaluation.lengths = {settings.lengths}"
+            ]
+        return []
+
+    @property
+    def label(self) -> str:
+        """With its stride."""
+        return f"sliding{self.stride}"
+
+    @property
+    def words(self) -> str:
+        """With its stride."""
+        return f"sliding, stride {self.stride}"
+
+    @property
+    def note(self) -> str:
+        """What is scored."""
+        return f"every token once, {self.stride} new per window"
+
+    def spans(self, n_targets: int) -> Spans:
+        """The next `stride` tokens in each window."""
+        assert self.stride is not None
+        return sliding(n_targets, self.length, self.stride)
+
+
+@register("same_targets")
+class SameTargets(Protocol):
+    """The same targets at every length, each with exactly that much context."""
+
+    by_position = False
+    axis = "Context (tokens)"
+
+    @classmethod
+    def of(cls, settings: EvaluationConfig, length: int) -> Protocol:
+        """With evaluation.targets."""
+        return cls(length, sample=settings.targets)
+
+    @property
+    def words(self) -> str:
+        """With its number of targets."""
+        return f"same_targets, {self.sample} targets"
+
+    @property
+    def note(self) -> str:
+        """What is scored."""
+        return f"the same {self.sample} tokens at every length, each with exactly that much context"
+
+    def spans(self, n_targets: int) -> Spans:
+        """One for each target."""
+        assert self.sample is not None
+        return same_targets(n_targets, self.length, self.sample)
+
+    def unfit(self, n_targets: int, split: str) -> str | None:
+        """Enough context must stand before the first target that may be drawn."""
+        assert self.sample is not None
         earliest = first_sampled(n_targets)
         if self.length > earliest:
             return (
                 f"evaluation.lengths: given {self.length}, but same_targets draws from the later "
-                f"half of the {self.split} split and leaves {earliest} tokens of context"
+                f"half of the {split} split and leaves {earliest} tokens of context"
             )
         if self.sample > n_targets - earliest:
             return (
                 f"evaluation.targets: given {self.sample}, but same_targets can draw "
-                f"{n_targets - earliest} from the {self.split} split"
+                f"{n_targets - earliest} from the {split} split"
             )
         return None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured of a run: the key of a row. A run has one result for each."""
+
+    protocol: Protocol
+    split: str
+    text: str  # hash of the text that is scored
+    dtype: str
+    window: int | None = None  # keys that a query sees at most; None: all before it
+    changes: str = ""  # settings changed for this evaluation alone, as `key=value ...`
+
+    @property
+    def curve(self) -> str:
+        """Everything but the length and the text: one curve over lengths."""
+        words = [self.split, self.protocol.label]
+        words += [f"window{self.window}"] if self.window else []
+        words += [self.dtype] if self.dtype != "float32" else []
+        return "-".join([*words, *self.changes.split()])
+
+    @property
+    def label(self) -> str:
+        """All of it in one word, as files are named."""
+        return f"{self.curve}-{self.protocol.length}-{self.text[:8]}"
+
+
+def measurements(
+    settings: EvaluationConfig, train_length: int, text: str, dtype: str, changes: str = ""
+) -> list[Measurement]:
+    """Every measurement that the settings ask for of a model trained at that length, each once."""
+    windows = {"full": None, "window": settings.window or train_length}
+    wanted = (
+        Measurement(
+            PROTOCOLS[name].of(settings, length),
+            settings.split,
+            text,
+            dtype,
+            windows[attention],
+            changes,
+        )
+        for name, attention, length in itertools.product(
+            settings.protocols, settings.attention, settings.lengths_of(train_length)
+        )
+    )
+    return list(dict.fromkeys(wanted))
+
+
+def protocol_named(name: str, **values: Any) -> Protocol:
+    """The protocol of a row; a UserError if no protocol of that name is registered."""
+    if name not in PROTOCOLS:
+        raise UserError(unknown("protocol", name, list(PROTOCOLS)))
+    return PROTOCOLS[name](**values)

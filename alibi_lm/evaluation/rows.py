@@ -1,4 +1,4 @@
-"""Rows of results: one for each model and evaluation length, with all that is needed to trust it.
+"""Rows of results: one for each run and measurement, with all that is needed to trust it.
 
 Beside the rows of a run lie the losses of the tokens that were scored, in the order of the text;
 loss by position and intervals are made from them. No torch: reports read results and nothing else.
@@ -9,6 +9,8 @@ import dataclasses
 import io
 import json
 import math
+import os
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation.protocols import Protocol
-from alibi_lm.machine.files import write_atomically
+from alibi_lm.evaluation.protocols import Measurement, protocol_named
+from alibi_lm.machine.files import naming, write_atomically
 
 COMPLETE = "complete"
 OUT_OF_MEMORY = "out of memory"
@@ -27,32 +29,35 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. Losses are in nats per token, summed in float64 over all scored tokens."""
+    """One measurement. Losses are in nats per token, summed in float64 over all scored tokens.
+
+    A new column has a default, so that rows of earlier versions can be read.
+    """
 
     position: str  # the positional scheme
     train_length: int  # L in the paper
     eval_length: int  # L_valid in the paper; same_targets: tokens of context
-    protocol: str  # nonoverlapping, sliding or same_targets
-    stride: int | None  # new tokens per window; nonoverlapping: the length; same_targets: none
+    protocol: str  # its registered name
+    stride: int | None  # new tokens per window; nonoverlapping: the length
     seed: int
     dataset: str
     split: str
     tokenizer: str
-    tokens: int  # targets scored (where memory ran out: to be scored), the same at every length
+    tokens: int  # targets scored (or to be scored, if memory ran out), the same at every length
     words: int  # words between white space, and line ends, of the split's text
     bytes: int  # of the split's text in UTF-8
     loss: float  # mean over tokens
     ppl: float  # exp(loss)
     word_ppl: float  # exp(total loss of the split / words): compares across tokenizers
     bpb: float  # bits per byte: total loss of the split / ln 2 / bytes
-    nonfinite: int  # tokens whose loss is infinite or no number
+    nonfinite: int  # tokens whose loss is infinite or NaN
     status: str  # complete, or out of memory: then nothing was scored
-    window: int | None  # keys that a query saw at most; none: all before it
+    window: int | None  # keys that a query saw at most; None: all before it
     variant: str  # the scheme's settings that are not its defaults
     n_parameters: int
     vocab_size: int
     train_tokens: int
-    dtype: str
+    dtype: str  # of the evaluation
     backend: str  # how attention was computed
     device: str
     seconds: float  # that the evaluation took
@@ -61,21 +66,21 @@ class Row:
     commit: str | None  # of the code that evaluated
     dirty: bool | None  # whether tracked files differed from it
     torch: str
-    settings: str  # of model and training, all but scheme, training length and seed
-    recipe: str  # hash of those and of the text: rows of one recipe are comparable
+    settings: str  # of model and training that are not defaults; not scheme, train_length, seed
+    recipe: str  # hash of all those and of the text: rows of one recipe are comparable
     run: str  # the run folder's name
+    sample: int | None = None  # same_targets: how many targets were drawn
+    changes: str = ""  # settings changed for this evaluation alone
+    identity: str = ""  # hash of all that decides the run's weights
 
     @property
-    def what(self) -> Protocol:
+    def measurement(self) -> Measurement:
         """What was measured of the run: no two rows of a run agree in it."""
-        sampled = self.protocol == "same_targets"
-        return Protocol(
-            self.protocol,
-            self.eval_length,
-            self.split,
-            stride=self.stride,
-            sample=self.tokens if sampled else None,
-            window=self.window,
+        protocol = protocol_named(
+            self.protocol, length=self.eval_length, stride=self.stride, sample=self.sample
+        )
+        return Measurement(
+            protocol, self.split, self.data_hash, self.dtype, self.window, self.changes
         )
 
 
@@ -102,7 +107,7 @@ class Result:
         if not same and not (math.isnan(mean) and math.isnan(self.row.loss)):
             raise UserError(
                 f"{self.losses_file} does not belong to its row: its mean loss is {mean}, the "
-                f"row's {self.row.loss}; remove the file or evaluate anew"
+                f"row's {self.row.loss}; remove the file or evaluate again"
             )
         return losses
 
@@ -113,7 +118,7 @@ def perplexity(loss: float) -> float:
 
 
 class Metrics(NamedTuple):
-    """What a row says of its loss."""
+    """The metrics of a row."""
 
     loss: float
     ppl: float
@@ -131,16 +136,16 @@ def metrics(loss: float, tokens: int, words: int, n_bytes: int) -> Metrics:
     )
 
 
-def losses_file(run: Path, what: Protocol) -> Path:
+def losses_file(run: Path, measurement: Measurement) -> Path:
     """Where a run folder keeps the token losses of a result."""
-    return run / "losses" / f"{what.label}.npy"
+    return run / "losses" / f"{measurement.label}.npy"
 
 
 def read_results(path: Path) -> list[Result]:
     """The results in a results.jsonl or results.csv, or in the folder of a run, sweep or report.
 
-    A sweep's folder gives all that its runs scored, by whatever command; a run that is not yet
-    evaluated gives none.
+    A sweep's folder gives all results of its runs, whichever command computed them; a run that is
+    not yet evaluated gives none. Of several rows of one measurement the last one counts.
     """
     if path.is_dir():
         if found := sorted((path / "runs").glob("*/results.jsonl")):
@@ -149,42 +154,55 @@ def read_results(path: Path) -> list[Result]:
         if (path / "manifest.json").exists() and not run.exists():
             return []
         path = report if report.exists() else run
-    rows = read_rows(path)
+    newest = {(row.run, row.measurement): row for row in read_rows(path, Row, "results")}
 
     def find(row: Row) -> Path | None:
         for run in (path.parent, path.parent / "runs" / row.run):
-            file = losses_file(run, row.what)
+            file = losses_file(run, row.measurement)
             if file.exists():
                 return file
         return None
 
-    return [Result(row, find(row)) for row in rows]
+    return [Result(row, find(row)) for row in newest.values()]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file that `write_jsonl` or `write_csv` wrote."""
-    read: list[Row] = read_rows_of(Row, path, "results")
-    return read
+def read_rows(path: Path, kind: type[Any], what: str) -> list[Any]:
+    """The rows of a CSV or JSON lines file as that dataclass; `what` they are, for the error.
 
-
-def read_rows_of(kind: Any, path: Path, what: str) -> list[Any]:
-    """The rows of a CSV or JSON lines file as that dataclass; `what` they are, for the error."""
+    Columns that a file of an earlier version lacks have their defaults.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".csv":
-            return [kind(**_parsed(kind, line)) for line in csv.DictReader(io.StringIO(text))]
-        return [kind(**json.loads(line)) for line in text.splitlines()]
+            types = typing.get_type_hints(kind)
+            lines = csv.DictReader(io.StringIO(text))
+            return [kind(**{k: _parsed(v, types[k]) for k, v in line.items()}) for line in lines]
+        # A line that a kill cut short has no end; its row is not there.
+        return [kind(**json.loads(line)) for line in text.split("\n")[:-1]]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} does not hold rows of {what} as this version writes them: {error}"
-        ) from error
+        raise UserError(f"{path} does not hold rows of {what}: {error}") from error
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    """Replace the file by these rows, a JSON object each."""
-    write_atomically(path, "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+def _parsed(text: str, type_: Any) -> Any:
+    """A value of CSV, which knows only text."""
+    options = typing.get_args(type_) or (type_,)
+    if type(None) in options and not text:
+        return None
+    if bool in options:
+        return {"True": True, "False": False}[text]
+    return options[0](text)
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Add a row to a file of JSON lines; a line that a kill cut short is removed first."""
+    with naming(path), path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json.dumps(dataclasses.asdict(row)).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
@@ -200,20 +218,3 @@ def csv_text(rows: Iterable[Any], kind: Any = Row) -> str:
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in rows)
     return text.getvalue()
-
-
-def _parsed(kind: Any, line: dict[str, str]) -> dict[str, Any]:
-    """The values of a line of CSV, which knows only text; the dataclass knows the types."""
-    read: dict[str, Any] = {
-        "int": int,
-        "int | None": lambda text: int(text) if text else None,
-        "float": float,
-        "float | None": lambda text: float(text) if text else None,
-        "str": str,
-        "str | None": lambda text: text or None,
-        "bool": {"True": True, "False": False}.__getitem__,
-        "bool | None": lambda text: {"True": True, "False": False}.get(text),
-    }
-    fields = dataclasses.fields(kind)
-    types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields}
-    return {name: read[type_](line[name]) for name, type_ in types.items()}

@@ -1,8 +1,8 @@
 """The authors' checkpoints: a fairseq .pt with its dict.txt, as a run folder.
 
-Of a checkpoint's pickle nothing is created but tensors, containers of plain values and the
-Namespace of its arguments; whatever else it asks for is named and refused. Everything that decides
-what the model computes is read from its arguments and checked; every tensor must have its place.
+Only tensors, plain containers and the Namespace of its arguments are created from a checkpoint's
+pickle; anything else that it asks for is named and refused. Everything that decides what the model
+computes is read from its arguments and checked; every tensor must have its place.
 """
 
 import argparse
@@ -10,24 +10,30 @@ import hashlib
 import re
 import warnings
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alibi_lm.config import Config, ConvertConfig, EvaluationConfig, ModelConfig, NagConfig
+from alibi_lm.config import Config
+from alibi_lm.data.corpus import DataConfig
 from alibi_lm.data.dictionary import count_words, read_dictionary
+from alibi_lm.data.sources.wikitext import WikitextConfig
 from alibi_lm.data.tokenizers import WordsConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import SettingsError, UserError
+from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.machine.files import write_atomically
-from alibi_lm.model.decoder import Decoder
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.positions import PositionConfig
-from alibi_lm.runs.build import build_model
-from alibi_lm.runs.folder import DICTIONARY, OTHER_FOLDER, Run, check_identity, find_run, open_run
+from alibi_lm.positions.alibi import AlibiConfig
+from alibi_lm.runs.folder import DICTIONARY, Run, new_run
+from alibi_lm.runs.train import build_model
+from alibi_lm.settings import out_of_bounds, setting
 from alibi_lm.training.checkpoint import pack_weights
+from alibi_lm.training.optim import NagConfig
 
 # What the model is if an argument is not in the checkpoint, and what it must be: ours is no other.
 REQUIRED = {
@@ -50,25 +56,31 @@ FIXED = {
 }
 # Numbers that fairseq keeps beside the weights: versions and devices.
 NO_WEIGHTS = re.compile(r"(.*\.)?(version|_float_tensor)")
-# What is read as a number where it is there, the first one of a list.
-NUMBERS = (
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "relu_dropout",
-    "adaptive_softmax_dropout",
-    "max_tokens",
-    "update_freq",
-    "distributed_world_size",
-    "warmup_updates",
-    "warmup_init_lr",
-    "lr",
-    "min_lr",
-    "clip_norm",
-    "momentum",
-    "seed",
-)
 PAPER = NagConfig(lr=1.0, min_lr=1e-4, warmup_steps=16_000, warmup_init_lr=1e-7, grad_clip=0.1)
+
+
+@dataclass
+class ConvertConfig:
+    """A checkpoint of the paper's authors, and the text that it will be evaluated on."""
+
+    checkpoint: str = setting("", "fairseq's .pt file")
+    dictionary: str = setting("", "the dict.txt that its words are numbered by")
+    position: PositionConfig = setting(AlibiConfig, "its scheme, which the file does not name")
+    data: DataConfig = setting(WikitextConfig, "the corpus")
+    output: str = setting("outputs", "folder for runs")
+    cache: str = setting("outputs/cache", "folder for token files, shared by runs")
+    run: str | None = setting(None, "name of the run folder; null: made from the settings")
+
+    def problems(self) -> list[str]:
+        """There must be a checkpoint and a dictionary."""
+        problems = out_of_bounds(self) + self.data.problems()
+        for key, example in (("checkpoint", "alibi_wt103_L512.pt"), ("dictionary", "dict.txt")):
+            given = getattr(self, key)
+            if not given:
+                problems.append(f"{key}: not given; name a file, e.g. {key}={example}")
+            elif not Path(given).is_file():
+                problems.append(f"{key}: given {given}, which is not a file")
+        return problems
 
 
 def convert(wanted: ConvertConfig) -> Run:
@@ -81,8 +93,7 @@ def convert(wanted: ConvertConfig) -> Run:
     checkpoint = read_checkpoint(path)
     arguments = arguments_of(checkpoint, path)
     vocab_size = count_words(read_dictionary(dictionary))
-    model = model_config(arguments, vocab_size, path)
-    updates = _updates(checkpoint)
+    model, updates = model_config(arguments, vocab_size, path), _updates(checkpoint)
     tokenizer = WordsConfig(layout="fairseq", dictionary=str(dictionary))
     config = Config(
         position=wanted.position,
@@ -90,43 +101,48 @@ def convert(wanted: ConvertConfig) -> Run:
         data=wanted.data,
         tokenizer=tokenizer,
         optim=recipe(arguments, updates),
-        evaluation=EvaluationConfig(lengths=[arguments["tokens_per_sample"]]),
-        train_length=arguments["tokens_per_sample"],
-        seed=int(arguments.get("seed", 1)),
+        evaluation=EvaluationConfig(lengths=[_size(arguments, "tokens_per_sample")]),
+        train_length=_size(arguments, "tokens_per_sample"),
+        seed=int(_number(arguments, "seed", 1)),
         output=wanted.output,
         cache=wanted.cache,
         run=wanted.run,
     )
     if problems := config.problems():
-        raise SettingsError(problems)
+        raise SettingsError([f"checkpoint: {path}: {problem}" for problem in problems])
     ours = weights(checkpoint["model"], model, path)
-    _check_shapes(ours, model, wanted.position, vocab_size, path)
-    data = prepare(config.data, tokenizer, Path(config.cache))
-    check_identity(config, data)
-    decoder = build_model(config, data)
-    decoder.load_state_dict(ours)
-    source = {
-        "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "updates": updates,
-        "arguments": {key: value for key, value in arguments.items() if _is_plain(value)},
-    }
-    folder = find_run(config, data).path
-    if (folder / "manifest.json").exists():
-        there = Run(folder, config).manifest().get("converted_from", {})
-        if there.get("sha256") != source["sha256"]:  # what it scored is not this one's
-            raise UserError(f"run folder {folder} holds another model; {OTHER_FOLDER}")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / DICTIONARY, dictionary.read_bytes())
-    kept = replace(tokenizer, dictionary=str(folder / DICTIONARY))
-    run = open_run(replace(config, tokenizer=kept), data)
+    data = prepare(config.data, config.tokenizer, Path(config.cache))
+    source = hashlib.sha256(path.read_bytes()).hexdigest()
+    run = new_run(config, data, source)
+    words = sum(len(ours[f"embedding.bands.{i}"]) for i in range(len(model.cutoffs) + 1))
+    if words != vocab_size:
+        raise UserError(
+            f"checkpoint: {path} does not fit: the dictionary has {vocab_size:,} words with its "
+            f"specials, the model {words:,}"
+        )
+    decoder = build_model(run, seed=None, backend="auto")
+    try:
+        decoder.load_state_dict(ours)
+    except RuntimeError as error:  # torch lists missing and misshapen tensors in lines
+        reason = " ".join(str(error).split())
+        raise UserError(f"checkpoint: {path} does not fit: {reason}") from error
+    run.check()
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(run.path / DICTIONARY, dictionary.read_bytes())
+    kept = replace(tokenizer, dictionary=str(run.path / DICTIONARY))
+    replace(run, config=replace(config, tokenizer=kept)).create()
     with run.lock():
         run.finish(
             pack_weights(decoder),
             n_parameters=decoder.n_parameters,
-            train_tokens=config.optim.steps * config.optim.tokens_per_step,
+            train_tokens=config.optim.train_tokens,
             vocab_size=data.vocab_size,
-            converted_from=source,
+            converted_from={
+                "file": path.name,
+                "sha256": source,
+                "updates": updates,
+                "arguments": {key: value for key, value in arguments.items() if _is_plain(value)},
+            },
         )
     return run
 
@@ -134,7 +150,7 @@ def convert(wanted: ConvertConfig) -> Run:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a fairseq trainer saved, without running what a pickle may ask for."""
     if not path.is_file():
-        raise UserError(f"checkpoint: {path} is no file")
+        raise UserError(f"checkpoint: {path} is not a file")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as parts:
@@ -158,10 +174,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "it may be truncated"
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-        raise UserError(f"checkpoint: {path} is no fairseq checkpoint: it has no 'model'")
+        raise UserError(f"checkpoint: {path} is not a fairseq checkpoint: it has no 'model'")
     for key, value in checkpoint["model"].items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise UserError(f"checkpoint: {path}: {key} of its model is no tensor under a name")
+            raise UserError(f"checkpoint: {path}: {key} of its model is not a named tensor")
     return checkpoint
 
 
@@ -178,15 +194,12 @@ def arguments_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
             arguments |= values if isinstance(values, dict) else {}
     if not arguments:
         raise UserError(f"checkpoint: {path} says nothing of its model: no args, no cfg")
-    for key in NUMBERS:
-        given = arguments.pop(key, None)
-        value = given[0] if isinstance(given, list) and given else given
-        if value is None or value == []:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"checkpoint: {path}: {key} is {given!r}, and not a number")
-        arguments[key] = value
-    return arguments
+    # Some are lists with a value for each epoch: the first.
+    return {
+        key: value[0] if isinstance(value, list) and value else value
+        for key, value in arguments.items()
+        if value not in (None, [])
+    }
 
 
 def model_config(arguments: dict[str, Any], vocab_size: int, path: Path) -> ModelConfig:
@@ -200,16 +213,9 @@ def model_config(arguments: dict[str, Any], vocab_size: int, path: Path) -> Mode
         for key, value in FIXED.items()
         if arguments.get(key, value) != value
     ]
-    needed = ("layers", "attention_heads", "embed_dim", "ffn_embed_dim")
-    keys = [*(f"decoder_{name}" for name in needed), "tokens_per_sample"]
-    problems += [
-        f"{key} is {arguments.get(key)}, and not a number"
-        for key in keys
-        if not _is_size(arguments, key)
-    ]
     if problems:
         raise UserError(f"checkpoint: {path} is of another architecture: {'; '.join(problems)}")
-    width = arguments["decoder_embed_dim"]
+    width = _size(arguments, "decoder_embed_dim")
     for key in ("decoder_input_dim", "decoder_output_dim"):
         if arguments.get(key, width) != width:
             problems.append(
@@ -224,39 +230,41 @@ def model_config(arguments: dict[str, Any], vocab_size: int, path: Path) -> Mode
         raise UserError(f"checkpoint: {path} is of another architecture: {'; '.join(problems)}")
     assert cutoffs is not None and factor is not None
     return ModelConfig(
-        n_layers=arguments["decoder_layers"],
-        n_heads=arguments["decoder_attention_heads"],
+        n_layers=_size(arguments, "decoder_layers"),
+        n_heads=_size(arguments, "decoder_attention_heads"),
         d_model=width,
-        d_ff=arguments["decoder_ffn_embed_dim"],
-        dropout=arguments.get("dropout", 0.0),
-        attention_dropout=arguments.get("attention_dropout", 0.0),
-        activation_dropout=arguments.get("activation_dropout", 0.0)
-        or arguments.get("relu_dropout", 0.0),
+        d_ff=_size(arguments, "decoder_ffn_embed_dim"),
+        dropout=_number(arguments, "dropout", 0.0),
+        attention_dropout=_number(arguments, "attention_dropout", 0.0),
+        activation_dropout=_number(arguments, "activation_dropout", 0.0)
+        or _number(arguments, "relu_dropout", 0.0),
         final_norm=not arguments.get("no_decoder_final_norm", False),
         init="fairseq",
         cutoffs=cutoffs[:-1] if cutoffs[-1] == vocab_size else cutoffs,
         cutoff_factor=factor[0],
-        softmax_dropout=arguments.get("adaptive_softmax_dropout", 0.0),
+        softmax_dropout=_number(arguments, "adaptive_softmax_dropout", 0.0),
     )
 
 
 def recipe(arguments: dict[str, Any], updates: int) -> NagConfig:
     """How it was trained, as far as it says; the paper's flags for the rest."""
-    length = arguments["tokens_per_sample"]
-    sequences = max(1, arguments.get("max_tokens", length) // length)
-    accumulated = arguments.get("update_freq", 1)
-    gpus = arguments.get("distributed_world_size", 1)
-    warmup = min(int(arguments.get("warmup_updates", PAPER.warmup_steps)), updates)
+
+    def number(key: str, default: float) -> float:
+        return _number(arguments, key, default)
+
+    length = _size(arguments, "tokens_per_sample")
+    sequences = max(1, int(number("max_tokens", length)) // length)
+    sequences *= int(number("update_freq", 1) * number("distributed_world_size", 1))
     return replace(
         PAPER,
         steps=updates,
-        tokens_per_step=max(1, int(sequences * accumulated * gpus)) * length,
-        lr=arguments.get("lr", PAPER.lr),
-        min_lr=max(0.0, arguments.get("min_lr", PAPER.min_lr)),
-        warmup_steps=warmup,
-        warmup_init_lr=max(0.0, arguments.get("warmup_init_lr", PAPER.warmup_init_lr or 0.0)),
-        grad_clip=arguments.get("clip_norm", PAPER.grad_clip) or PAPER.grad_clip,
-        momentum=arguments.get("momentum", PAPER.momentum),
+        tokens_per_step=max(1, sequences) * length,
+        lr=number("lr", PAPER.lr),
+        min_lr=max(0.0, number("min_lr", PAPER.min_lr)),
+        warmup_steps=min(int(number("warmup_updates", PAPER.warmup_steps)), updates),
+        warmup_init_lr=max(0.0, number("warmup_init_lr", PAPER.warmup_init_lr or 0.0)),
+        grad_clip=number("clip_norm", PAPER.grad_clip) or PAPER.grad_clip,
+        momentum=number("momentum", PAPER.momentum),
     )
 
 
@@ -312,30 +320,16 @@ def weights(theirs: dict[str, Tensor], config: ModelConfig, path: Path) -> dict[
     return ours
 
 
-def _check_shapes(
-    ours: dict[str, Tensor],
-    config: ModelConfig,
-    position: PositionConfig,
-    vocab_size: int,
-    path: Path,
-) -> None:
-    """Refuse tensors that are not of the shapes that the model must have, before it is built."""
-    words = sum(len(ours[f"embedding.bands.{i}"]) for i in range(len(config.cutoffs) + 1))
-    if words != vocab_size:
-        raise UserError(
-            f"checkpoint: {path} does not fit: the dictionary has {vocab_size:,} words with its "
-            f"specials, the model {words:,}"
-        )
-    with torch.device("meta"):  # shapes without numbers
-        model = Decoder(config, position, vocab_size)
-    problems = [f"it has no {name}" for name, _ in model.named_parameters() if name not in ours] + [
-        f"{name} is {tuple(ours[name].shape)} and should be {tuple(parameter.shape)}"
-        for name, parameter in model.named_parameters()
-        if name in ours and ours[name].shape != parameter.shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" * (len(problems) > 3))
-        raise UserError(f"checkpoint: {path} does not fit: {shown}")
+def _number(arguments: dict[str, Any], key: str, default: float | None = None) -> float:
+    """A number of the arguments; a UserError if it is something else, or missing and needed."""
+    value = arguments.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"checkpoint: its argument {key} is {value!r}, which is not a number")
+    return value
+
+
+def _size(arguments: dict[str, Any], key: str) -> int:
+    return int(_number(arguments, key))
 
 
 def _updates(checkpoint: dict[str, Any]) -> int:
@@ -357,11 +351,6 @@ def _numbers(arguments: dict[str, Any], what: str) -> list[int] | None:
         except (TypeError, ValueError):
             return None
     return found[0] if found[0] == found[1] else None
-
-
-def _is_size(arguments: dict[str, Any], key: str) -> bool:
-    value = arguments.get(key)
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _is_plain(value: Any) -> bool:

@@ -16,7 +16,7 @@ def resolve_device(name: str) -> torch.device:
         raise UserError("device: given cuda, but torch sees no GPU; use device=cpu or device=auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and processes.count() > 1:
+    if name == "cuda" and processes.world_size() > 1:
         torch.cuda.set_device(processes.local_rank())
         return torch.device("cuda", processes.local_rank())
     return torch.device(name)

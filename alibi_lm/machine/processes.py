@@ -1,7 +1,8 @@
-"""The processes that work on one model together, as torchrun starts them. Without it there is one.
+"""The processes that work on one model together, as torchrun starts them; without it there is one.
 
-The first writes files and talks to the user; every other has the same configuration and data and
-does its share of each batch.
+Rank 0 writes files and talks to the user; every other process has the same configuration and data
+and does its share of each batch. A decision that hangs on what one process alone sees (time, a
+signal, a file) must be made by all through these functions, or they wait for each other forever.
 """
 
 import os
@@ -14,75 +15,81 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank() -> int:
-    """Which of them this one is."""
+    """The number of this process among all."""
     return int(os.environ.get("RANK", 0))
 
 
 def local_rank() -> int:
-    """Which of those on this machine it is; also the number of its GPU."""
+    """The number of this process on its machine; also that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def is_first() -> bool:
-    """Whether this is the one that writes."""
+def is_rank_zero() -> bool:
+    """Whether this is the process that writes and talks."""
     return rank() == 0
 
 
-def join() -> None:
-    """Meet the others; needed before anything below, and does nothing where there are none."""
-    if count() > 1 and not dist.is_initialized():
+def init() -> None:
+    """Connect the processes, before the functions below; with one process it does nothing."""
+    if world_size() > 1 and not dist.is_initialized():
         cuda = torch.cuda.is_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
 
 
-def leave() -> None:
-    """Part from the others at the end."""
-    if count() > 1 and dist.is_initialized():
+def shutdown() -> None:
+    """Disconnect the processes at the end."""
+    if world_size() > 1 and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def total(value: float) -> float:
-    """The sum of what the processes give, in all of them."""
-    if count() == 1:
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce_sum(value: float) -> float:
+    """The sum over the processes."""
+    if world_size() == 1:
         return value
     summed = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(summed)
     return summed.item()
 
 
-def largest(value: int) -> int:
-    """The largest of what the processes give, in all of them."""
-    if count() == 1:
+def all_reduce_max(value: int) -> int:
+    """The maximum over the processes."""
+    if world_size() == 1:
         return value
     most = torch.tensor(value)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return int(most)
 
 
-def all_of(value: T) -> list[T]:
-    """What each process gives, in the order of ranks, in all of them."""
-    if count() == 1:
+def all_gather(value: T) -> list[T]:
+    """The value of each process, in the order of ranks."""
+    if world_size() == 1:
         return [value]
-    gathered: list[Any] = [None] * count()
+    gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
 
 
-def by_first(action: Callable[[], T]) -> T:
-    """What the action gives, done by the first process alone while the others wait for it.
+def on_rank_zero(action: Callable[[], T]) -> T:
+    """Call the action on rank 0 while the others wait; all get its result.
 
     An error is raised in all of them, so that none waits for one that is gone.
     """
-    if count() == 1:
+    if world_size() == 1:
         return action()
     outcome: list[Any] = [None, None]
-    if is_first():
+    if is_rank_zero():
         try:
             outcome[0] = action()
         except Exception as error:

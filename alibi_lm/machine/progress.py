@@ -1,6 +1,6 @@
-"""Progress bars: live in a terminal, a line now and then in a log file; and what is said to users.
+"""Progress bars (live in a terminal, a line now and then in a log file) and lines for users.
 
-Of several processes that work together only the first talks.
+With several processes, only rank 0 prints.
 """
 
 import contextlib
@@ -16,25 +16,37 @@ from tqdm import tqdm
 from alibi_lm.machine import processes
 
 _logs: list[Path] = []
+_labels: list[str] = []
 
 
 def bar(*, total: float, desc: str, unit: str, initial: float = 0) -> Any:
     """A tqdm bar on stderr that counts `unit`s, scaled (k, M)."""
     return tqdm(
         total=total,
-        desc=desc,
+        desc="".join(_labels) + desc,
         unit=unit,
         initial=initial,
         unit_scale=True,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
-        disable=not processes.is_first(),
+        disable=not processes.is_rank_zero(),
     )
 
 
+@contextlib.contextmanager
+def labelled(label: str) -> Iterator[None]:
+    """Put a label before every line and bar while the block runs."""
+    _labels.append(label)
+    try:
+        yield
+    finally:
+        _labels.remove(label)
+
+
 def say(message: str) -> None:
-    """A line on standard output that does not tear a bar in two, and in the logs."""
-    if processes.is_first():
+    """Print a line on standard output, without breaking a bar, and write it to the logs."""
+    message = "".join(_labels) + message
+    if processes.is_rank_zero():
         tqdm.write(message, file=sys.stdout)
         sys.stdout.flush()
     _write(message)
@@ -42,14 +54,14 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def logged(file: Path) -> Iterator[None]:
-    """Keep what is said while the block runs in a file too, and what ends it before its time."""
+    """Write what is printed while the block runs to a file too, and any exception that ends it."""
     _logs.append(file)
     try:
         yield
     except Exception as error:
         _write("".join(traceback.format_exception(error)).rstrip())
         raise
-    except BaseException as stop:  # asked to stop, by a signal or by what runs us
+    except BaseException as stop:  # a signal, or the host of the process
         _write(f"stopped: {stop!r}")
         raise
     finally:
@@ -57,7 +69,7 @@ def logged(file: Path) -> Iterator[None]:
 
 
 def _write(message: str) -> None:
-    for file in _logs if processes.is_first() else ():
-        # What cannot be logged, the disk being full, is still said.
+    for file in _logs if processes.is_rank_zero() else ():
+        # What cannot be logged, e.g. on a full disk, is still printed.
         with contextlib.suppress(OSError), file.open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")

@@ -13,14 +13,13 @@ there are no biases.
 """
 
 import itertools
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alibi_lm.errors import UserError
-from alibi_lm.model.softmax import matrix_losses, of_scored
+from alibi_lm.model.softmax import losses_where_scored, matrix_losses
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -59,7 +58,7 @@ class AdaptiveSoftmax(nn.Module):
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """As TiedSoftmax.losses."""
-        return of_scored(hidden, targets, self._losses)
+        return losses_where_scored(hidden, targets, self._losses)
 
     def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(N, D), (N,) -> (N,)."""
@@ -83,19 +82,6 @@ class AdaptiveSoftmax(nn.Module):
         """Of each band the first word and the one after its last, the vectors, the projection."""
         return list(zip(self.edges, self.bands, self.projections, strict=True))
 
-    def weights_per_token(self) -> float:
-        """Weights that a token is multiplied by, on average where words follow Zipf's law.
-
-        The head scores each token; a band's projection meets it where it is embedded and, but for
-        band 0, where it is scored; a tail's words where it is one of them.
-        """
-        count = self.bands[0].numel() + self.clusters.numel()
-        for band, share in enumerate(zipf_shares(self.edges)):
-            size, width = self.bands[band].shape
-            projections = self.d_model * width * (1 if band == 0 else 2)
-            count += share * (projections + (0 if band == 0 else size * width))
-        return float(count)
-
 
 def band_edges(cutoffs: list[int], vocab_size: int) -> list[tuple[int, int]]:
     """The first word of each band and the one after its last; a UserError if a band is empty."""
@@ -105,13 +91,3 @@ def band_edges(cutoffs: list[int], vocab_size: int) -> list[tuple[int, int]]:
             "and the last band needs some of them"
         )
     return list(itertools.pairwise([0, *cutoffs, vocab_size]))
-
-
-def zipf_shares(edges: list[tuple[int, int]]) -> list[float]:
-    """The share of text that is of each band, were the word of rank r as frequent as 1 / r."""
-
-    def up_to(rank: int) -> float:
-        return math.log(rank + 0.5) + 0.5772156649 if rank else 0.0  # the harmonic number
-
-    whole = up_to(edges[-1][1])
-    return [(up_to(stop) - up_to(start)) / whole for start, stop in edges]

@@ -6,40 +6,41 @@ holds. Any length can be read at inference. What comes out is the loss of each t
 
 import math
 import zlib
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
-from alibi_lm.attention import Bias, attend, choose, problem
-from alibi_lm.errors import UserError
+from alibi_lm.attention import Bias, attend, choose_backend
 from alibi_lm.model.adaptive import AdaptiveSoftmax, band_edges
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.softmax import TiedSoftmax
-from alibi_lm.positions import Position, PositionConfig, build_position
+from alibi_lm.positions import SCHEMES, Position, PositionConfig
 
-if TYPE_CHECKING:
-    from alibi_lm.config import ModelConfig
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """Without initial values, which are drawn by name or loaded."""
+    linear: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    return linear
 
 
 class Attention(nn.Module):
     """Causal self-attention."""
 
-    def __init__(self, config: "ModelConfig", backend: str) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.backend = backend
         self.dropout = config.attention_dropout
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
-        self.out = nn.Linear(config.d_model, config.d_model)
+        self.qkv = _linear(config.d_model, 3 * config.d_model)
+        self.out = _linear(config.d_model, config.d_model)
 
-    def forward(self, x: Tensor, position: Position, bias: Bias) -> Tensor:
+    def forward(self, x: Tensor, position: Position, bias: Bias, backend: str) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = position.rotate(q, k)  # (B, H, T, K)
         dropout = self.dropout if self.training else 0.0
-        heads = attend(q, k, v, bias, self.backend, dropout).transpose(1, 2).flatten(-2)
+        heads = attend(q, k, v, bias, backend, dropout).transpose(1, 2).flatten(-2)
         out: Tensor = self.out(heads)
         return out
 
@@ -47,54 +48,41 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention, then a feed-forward layer; each normalises its input and adds to the stream."""
 
-    def __init__(self, config: "ModelConfig", backend: str) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.d_model)
-        self.attention = Attention(config, backend)
+        self.attention = Attention(config)
         self.ffn_norm = nn.LayerNorm(config.d_model)
         self.ffn = nn.Sequential(
-            nn.Linear(config.d_model, config.d_ff),
+            _linear(config.d_model, config.d_ff),
             nn.Sequential(nn.ReLU(), nn.Dropout(config.activation_dropout)),
-            nn.Linear(config.d_ff, config.d_model),
+            _linear(config.d_ff, config.d_model),
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, position: Position, bias: Bias) -> Tensor:
+    def forward(self, x: Tensor, position: Position, bias: Bias, backend: str) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), position, bias))
+        x = x + self.dropout(self.attention(self.attention_norm(x), position, bias, backend))
         x = x + self.dropout(self.ffn(self.ffn_norm(x)))
         return x
-
-
-def check_backend(
-    backend: str,
-    position: Position,
-    device: str,
-    window: int | None = None,
-    training: bool = False,
-    dropout: float = 0.0,
-) -> None:
-    """Refuse a backend that cannot compute a scheme's attention (or its gradients) on a device."""
-    if backend == "auto":
-        return
-    bias = replace(position.bias(1), window=window)
-    if found := problem(backend, bias, device, training, dropout):
-        raise UserError(f"backend: given {backend}, but {found}; auto chooses one that can")
 
 
 class Decoder(nn.Module):
     """A decoder-only language model whose forward pass gives the loss of each token.
 
+    seed: of the initial weights; None leaves them undefined, for weights that are loaded.
     backend: how attention is computed, `auto` or one of attention.BACKENDS. checkpointing: keep
-    each block's input alone for the backward pass and compute the rest again.
+    only each block's input for the backward pass and recompute the rest.
     """
+
+    backend: str = ""  # that computed attention in the last forward pass
 
     def __init__(
         self,
-        config: "ModelConfig",
+        config: ModelConfig,
         position: PositionConfig,
         vocab_size: int,
-        seed: int = 0,
+        seed: int | None = 0,
         backend: str = "auto",
         checkpointing: bool = False,
     ) -> None:
@@ -103,28 +91,32 @@ class Decoder(nn.Module):
         self.checkpointing = checkpointing
         self.attention_dropout = config.attention_dropout
         self.embedding = build_softmax(config, vocab_size)
-        self.position = build_position(position, config)
-        self.blocks = nn.ModuleList(Block(config, backend) for _ in range(config.n_layers))
+        # The caller's random numbers go on as if the scheme had drawn none.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_seed_of(seed or 0, "position"))
+            self.position: Position = SCHEMES.build(position, config.sizes)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model) if config.final_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.d_model = config.d_model
         # fairseq's scale: embeddings of variance 1/D for the softmax, of variance 1 at the bottom.
         self.embedding_scale = math.sqrt(config.d_model)
-        self.initialize(seed, config.init)
+        if seed is not None:
+            self.initialize(seed, config.init)
 
     @torch.no_grad()
     def initialize(self, seed: int, init: str) -> None:
-        """Draw every parameter from a generator of its own, seeded by (seed, name).
+        """Draw every parameter from its own generator, seeded by (seed, name).
 
-        What two schemes share therefore starts from identical weights, whatever else they have.
-        init: `xavier`, or `fairseq` for what it leaves to torch's nn.Linear: the feed-forward
-        layers and the biases of queries, keys and values, uniform up to 1 / sqrt(inputs). (Its
-        queries, keys and values, of gain 1 / sqrt(2) each, are one Xavier matrix here.)
+        The parameters that two schemes share therefore start from identical weights.
+        init: `xavier`, or `fairseq`, which leaves torch's nn.Linear defaults (uniform up to
+        1 / sqrt(inputs)) in the feed-forward layers and in the biases of queries, keys and values.
+        (Its queries, keys and values, of gain 1 / sqrt(2) each, are one Xavier matrix here.)
         """
         plain_linear = ("ffn.0.weight", "ffn.0.bias", "ffn.2.weight", "ffn.2.bias", "qkv.bias")
         modules = dict(self.named_modules())
         for name, parameter in self.named_parameters():
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+            generator = torch.Generator().manual_seed(_seed_of(seed, name))
             if name.startswith("position."):
                 self.position.initialize(name.removeprefix("position."), parameter, generator)
             elif name.startswith("embedding."):
@@ -142,47 +134,33 @@ class Decoder(nn.Module):
     def forward(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
         """Loss of predicting each target from the inputs up to it. (B, T), (B, T) -> (B, T).
 
-        window: keys that a query sees at most, in every layer; None for all before it.
+        window: how many keys a query sees at most, in every layer; None for all before it.
         """
+        length, device, training = inputs.shape[1], inputs.device.type, torch.is_grad_enabled()
+        bias = self.position.bias(length).within(window, length)
+        dropout = self.attention_dropout if self.training else 0.0
+        backend = choose_backend(self.wanted_backend, bias, device, training, dropout)
+        self.backend = backend
         x = self.position.embed(self.embedding.embed(inputs) * self.embedding_scale)
         x = self.dropout(x)
-        bias = self._bias(inputs.shape[1], window)
         for block in self.blocks:
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, self.position, bias, use_reentrant=False)
+            if self.checkpointing and training:
+                x = checkpoint(block, x, self.position, bias, backend, use_reentrant=False)
             else:
-                x = block(x, self.position, bias)
+                x = block(x, self.position, bias, backend)
         return self.embedding.losses(self.norm(x), targets)
-
-    def _bias(self, length: int, window: int | None) -> Bias:
-        return replace(self.position.bias(length), window=window).at(length)
-
-    def backend(self, length: int, window: int | None = None) -> str:
-        """The backend that computes attention at a length, with gradients if they are enabled."""
-        if self.wanted_backend != "auto":
-            return self.wanted_backend
-        device, training = next(self.parameters()).device.type, torch.is_grad_enabled()
-        dropout = self.attention_dropout if training else 0.0
-        return choose(self._bias(length, window), device, training, dropout)
 
     @property
     def n_parameters(self) -> int:
         """Trainable numbers; what is tied counts once."""
         return sum(p.numel() for p in self.parameters())
 
-    def training_flops_per_token(self, length: int) -> float:
-        """Floating-point operations of one training step, per token.
 
-        Matrix products alone: 6 for each weight that a token meets (forward 2, backward 4), and
-        12 n_layers d_model for each of the (length + 1) / 2 keys that a query sees on average.
-        """
-        matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
-        weights = self.embedding.weights_per_token() + sum(p.numel() for p in matrices)
-        attention = len(self.blocks) * self.d_model * (length + 1) / 2
-        return 6.0 * weights + 12.0 * attention
+def _seed_of(seed: int, name: str) -> int:
+    return zlib.crc32(f"{seed} {name}".encode())
 
 
-def build_softmax(config: "ModelConfig", vocab_size: int) -> TiedSoftmax | AdaptiveSoftmax:
+def build_softmax(config: ModelConfig, vocab_size: int) -> TiedSoftmax | AdaptiveSoftmax:
     """The input and output layer: adaptive if there are cutoffs, one matrix if there are none."""
     if not config.cutoffs:
         return TiedSoftmax(vocab_size, config.d_model)
@@ -190,7 +168,7 @@ def build_softmax(config: "ModelConfig", vocab_size: int) -> TiedSoftmax | Adapt
     return AdaptiveSoftmax(vocab_size, config.d_model, cutoffs, factor, dropout)
 
 
-def check_vocabulary(config: "ModelConfig", vocab_size: int) -> None:
-    """Refuse cutoffs that the vocabulary does not reach, before anything is built."""
+def check_vocabulary(config: ModelConfig, vocab_size: int) -> None:
+    """Refuse cutoffs beyond the vocabulary, before anything is built."""
     if config.cutoffs:
         band_edges(config.cutoffs, vocab_size)

@@ -56,7 +56,7 @@ def _with_gradients(hidden: Tensor, targets: Tensor, matrix: Tensor) -> Tensor:
     return torch.cat(losses)
 
 
-def of_scored(
+def losses_where_scored(
     hidden: Tensor, targets: Tensor, losses_of: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Losses of the scored targets, zero where one is UNSCORED. (B, T, D), (B, T) -> (B, T).
@@ -94,8 +94,4 @@ class TiedSoftmax(nn.Module):
 
         if torch.is_grad_enabled():  # in training all are scored, and a selection is a copy
             return losses_of(hidden.flatten(0, -2), targets.flatten()).view(targets.shape)
-        return of_scored(hidden, targets, losses_of)
-
-    def weights_per_token(self) -> float:
-        """Weights that a token is multiplied by."""
-        return self.weight.numel()
+        return losses_where_scored(hidden, targets, losses_of)

@@ -7,16 +7,11 @@ key j is q_i . k_j / sqrt(head_dim) - slope * (i - j). The bias is added after t
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-from alibi_lm.attention import Bias
-from alibi_lm.positions.base import Position, PositionConfig
-from alibi_lm.settings import setting
-
-if TYPE_CHECKING:
-    from alibi_lm.config import ModelConfig
+from alibi_lm.attention.bias import Bias, Form
+from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
 
 
 def alibi_slopes(n_heads: int) -> list[float]:
@@ -34,23 +29,29 @@ def alibi_slopes(n_heads: int) -> list[float]:
 
 @dataclass
 class AlibiConfig(PositionConfig):
-    """ALiBi has nothing to set: its slopes follow from the number of heads."""
-
-    name: str = setting("alibi", "the positional scheme", choices=("alibi",))
+    """ALiBi has no settings: its slopes follow from the number of heads."""
 
 
+@SCHEMES.add("alibi", AlibiConfig)
 class Alibi(Position):
     """Attention with linear biases."""
 
+    form = Form.BY_KEY
+    title = "ALiBi"
+    family = "by key"
+    rank = 0
+    idea = "a fixed penalty that grows linearly with distance"
+    source = "Press et al. 2022"
+
     slopes: torch.Tensor
 
-    def __init__(self, config: PositionConfig, model: "ModelConfig") -> None:
-        super().__init__(config, model)
+    def __init__(self, config: AlibiConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
         # float32 whatever the model's dtype: a slope rounded to 16 bits is another slope.
-        slopes = torch.tensor(alibi_slopes(model.n_heads), dtype=torch.float32)
+        slopes = torch.tensor(alibi_slopes(sizes.n_heads), dtype=torch.float32)
         self.register_buffer("slopes", slopes, persistent=False)
 
     def bias(self, length: int) -> Bias:
-        """-slope * (i - j), less the part slope * i that is constant along a row."""
+        """-slope * (i - j), minus the part slope * i, which is constant along a row."""
         keys = torch.arange(length, device=self.slopes.device, dtype=torch.float32)
         return Bias(by_key=self.slopes[:, None] * keys)

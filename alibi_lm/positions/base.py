@@ -5,37 +5,60 @@ The base class itself is NoPE: a decoder that knows positions only through its c
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from alibi_lm.attention import Bias
-from alibi_lm.settings import setting
+from alibi_lm.attention.bias import NO_BIAS, Bias, Form
+from alibi_lm.settings import Registry
 
-if TYPE_CHECKING:
-    from alibi_lm.config import ModelConfig
+SCHEMES = Registry("position")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a scheme knows of the model that it stands in."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
 
 
 @dataclass
 class PositionConfig:
     """Settings of a positional scheme."""
 
-    name: str = setting("none", "the positional scheme", choices=("none",))
+    kind: ClassVar[str]
 
-    def problems(self, model: "ModelConfig") -> list[str]:
+    def problems(self, sizes: Sizes) -> list[str]:
         """One line for each reason why this scheme cannot stand in a model of these sizes."""
         return []
 
 
 class Position(nn.Module):
-    """A positional scheme: one object for the whole model, shared by its layers."""
+    """A positional scheme: one object for the whole model, shared by its layers.
 
-    def __init__(self, config: PositionConfig, model: "ModelConfig") -> None:
+    It is built under the run's seed: whatever __init__ draws, in the scheme's own parameters or in
+    modules that it holds, is a function of the seed. Of its parameters, only the weights of
+    nn.Linear modules are subject to weight decay.
+
+    The class attributes are for readers: `title` stands in legends and tables, `idea` and `source`
+    in the table of schemes; the scheme is drawn in the hue of its `family`.
+    """
+
+    form: ClassVar[Form] = Form.NONE  # what `bias` gives
+    title: ClassVar[str]
+    family: ClassVar[str]
+    rank: ClassVar[int] = 1  # within the family; 0 is drawn in its full colour
+    idea: ClassVar[str]
+    source: ClassVar[str]
+
+    def __init__(self, config: PositionConfig, sizes: Sizes) -> None:
         super().__init__()
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """Draw a parameter of the scheme's own; unless overridden, what __init__ set stays."""
+        """Draw a parameter by name; unless overridden, it keeps what __init__ drew."""
 
     def embed(self, x: Tensor) -> Tensor:
         """Add positions to the token embeddings, once, at the bottom of the model.
@@ -45,9 +68,9 @@ class Position(nn.Module):
         return x
 
     def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn queries and keys by their positions, in every layer. q, k: (B, H, T, K)."""
+        """Rotate queries and keys by their positions, in every layer. q, k: (B, H, T, K)."""
         return q, k
 
     def bias(self, length: int) -> Bias:
-        """Say what is added to the scaled attention logits of every layer, in compact form."""
-        return Bias()
+        """What is added to the scaled attention logits of every layer, in compact form."""
+        return NO_BIAS

@@ -7,16 +7,11 @@ the first position is number 2.
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from alibi_lm.positions.base import Position, PositionConfig
-from alibi_lm.settings import setting
-
-if TYPE_CHECKING:
-    from alibi_lm.config import ModelConfig
+from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
 
 # fairseq counts positions from padding_idx + 1, and its padding index is 1.
 FIRST_POSITION = 2
@@ -34,22 +29,27 @@ def sinusoidal_table(length: int, d_model: int, device: torch.device | None = No
 
 @dataclass
 class SinusoidalConfig(PositionConfig):
-    """Sinusoidal embeddings have nothing to set."""
+    """Sinusoidal embeddings have no settings."""
 
-    name: str = setting("sinusoidal", "the positional scheme", choices=("sinusoidal",))
-
-    def problems(self, model: "ModelConfig") -> list[str]:
+    def problems(self, sizes: Sizes) -> list[str]:
         """Sines and cosines share the width in equal halves of at least two."""
-        if model.d_model < 4 or model.d_model % 2:
+        if sizes.d_model < 4 or sizes.d_model % 2:
             return [
-                f"model.d_model: given {model.d_model}, but position=sinusoidal needs an even "
+                f"model.d_model: given {sizes.d_model}, but position=sinusoidal needs an even "
                 "width of at least 4"
             ]
         return []
 
 
+@SCHEMES.add("sinusoidal", SinusoidalConfig)
 class Sinusoidal(Position):
     """Fixed embeddings of absolute positions."""
+
+    title = "Sinusoidal"
+    family = "embedding"
+    rank = 0
+    idea = "fixed embeddings added at the bottom"
+    source = "Vaswani et al. 2017"
 
     def embed(self, x: Tensor) -> Tensor:
         """Add the table of sines and cosines. x: (B, T, D)."""

@@ -8,17 +8,13 @@ distances share the last.
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from alibi_lm.attention import Bias
-from alibi_lm.positions.base import Position, PositionConfig
+from alibi_lm.attention.bias import Bias, Form
+from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
 from alibi_lm.settings import setting
-
-if TYPE_CHECKING:
-    from alibi_lm.config import ModelConfig
 
 
 def t5_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:
@@ -34,11 +30,10 @@ def t5_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor
 class T5Config(PositionConfig):
     """Settings of the T5 bias."""
 
-    name: str = setting("t5", "the positional scheme", choices=("t5",))
     num_buckets: int = setting(32, "buckets of distances; half of them exact", at_least=2)
     max_distance: int = setting(128, "distance from which all share the last bucket", at_least=2)
 
-    def problems(self, model: "ModelConfig") -> list[str]:
+    def problems(self, sizes: Sizes) -> list[str]:
         """The logarithmic buckets need room above the exact ones."""
         if self.num_buckets % 2 or self.max_distance <= self.num_buckets // 2:
             return [
@@ -49,19 +44,26 @@ class T5Config(PositionConfig):
         return []
 
 
+@SCHEMES.add("t5", T5Config)
 class T5Bias(Position):
     """A learned bias by distance, shared by the layers."""
 
-    def __init__(self, config: PositionConfig, model: "ModelConfig") -> None:
-        super().__init__(config, model)
-        assert isinstance(config, T5Config)
+    form = Form.BY_DISTANCE
+    title = "T5 bias"
+    family = "by distance"
+    rank = 0
+    idea = "a learned bias by distance: 32 buckets up to 128, one table for all layers"
+    source = "Raffel et al. 2020"
+
+    def __init__(self, config: T5Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
         self.num_buckets = config.num_buckets
         self.max_distance = config.max_distance
-        self.std = model.d_model**-0.5
-        self.relative_attention_bias = nn.Embedding(config.num_buckets, model.n_heads)
+        self.std = sizes.d_model**-0.5
+        self.relative_attention_bias = nn.Embedding(config.num_buckets, sizes.n_heads)
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """T5's own choice: as wide as the embeddings."""
+        """T5's own choice: the standard deviation of the embeddings."""
         parameter.normal_(0, self.std, generator=generator)
 
     def bias(self, length: int) -> Bias:

@@ -3,23 +3,52 @@
 Reads results (rows and, where they were kept, token losses) and nothing else; needs no torch.
 """
 
+import glob
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from alibi_lm.benchmark.rows import Speed
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation.rows import Result, write_csv
+from alibi_lm.evaluation.rows import Result, read_results, write_csv
 from alibi_lm.machine.files import write_atomically
-from alibi_lm.markdown import markdown
 from alibi_lm.report.analysis import analyse
 from alibi_lm.report.claims import claims_table
 from alibi_lm.report.comparisons import Comparison, comparisons
 from alibi_lm.report.figures import Panel, drawable, lengths_figure, panel, positions_figure, save
 from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.page import page
-from alibi_lm.report.tables import markdown_report
+from alibi_lm.report.tables import markdown, markdown_report
+from alibi_lm.settings import missing, out_of_bounds, setting
 
-__all__ = ["summary", "write_report"]
+__all__ = ["ReportConfig", "gather_results", "summary", "write_report"]
+
+
+@dataclass
+class ReportConfig:
+    """Which results are reported, and where."""
+
+    results: list[str] = setting([], "folders of runs or sweeps, or files of results; globs")
+    output: str = setting("outputs/report", "folder for the report")
+    published: bool = setting(False, "add the paper's numbers")
+    speed: str | None = setting(None, "a benchmark's folder, for the claim about speed")
+
+    def problems(self) -> list[str]:
+        """There must be results."""
+        return out_of_bounds(self) + missing(self, {"results": "[outputs/repro]"})
+
+
+def gather_results(sources: Sequence[str]) -> list[Result]:
+    """All results of folders, files and globs; of one that stands in several, one with losses."""
+    found: dict[tuple[object, ...], Result] = {}
+    for source in sources:
+        for path in sorted(glob.glob(source)) or [source]:
+            for result in read_results(Path(path)):
+                row = result.row
+                key = (row.identity or row.run, row.measurement, row.seconds)
+                if key not in found or found[key].losses_file is None:
+                    found[key] = result
+    return list(found.values())
 
 
 def summary(results: Sequence[Result], published: bool = False) -> str:
@@ -48,8 +77,8 @@ def write_report(
         "loss_by_position.csv": analysis.positions_csv,
         "differences.csv": analysis.differences_csv,
     }
-    by_length = [group for group in groups if group.sample is None]
-    sampled = [group for group in groups if group.sample is not None]
+    by_length = [group for group in groups if group.protocol.by_position]
+    sampled = [group for group in groups if not group.protocol.by_position]
     with_positions = [group for group in by_length if has_positions(groups[group])]
 
     def panels(chosen: list[Comparison], metric: str) -> list[Panel]:

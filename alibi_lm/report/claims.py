@@ -9,14 +9,13 @@ not shown under this rule by these results. Where a loss is no number, nothing i
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alibi_lm.benchmark.rows import OURS, TRAINING, Speed
-from alibi_lm.markdown import Table
 from alibi_lm.report.comparisons import Comparison, Curve, Study
 from alibi_lm.report.differences import Difference, compare
 from alibi_lm.report.published import claimed_on, perplexities, table_1
-from alibi_lm.report.tables import NEAR, nearest
+from alibi_lm.report.tables import NEAR, Table, nearest
 
 HOLDS, FAILS, NOT_MEASURED = "holds", "does not hold", "not measured"
 FAR = 16  # the multiple of the training length that the first claims are about
@@ -82,7 +81,7 @@ def _schemes(curves: Iterable[Curve], *positions: str) -> dict[int, list[Curve]]
     """By training length, the plain curves of these schemes, where all of them are there."""
     found: dict[int, dict[str, Curve]] = {}
     for curve in curves:
-        if not curve.window and not curve.variant and curve.position in positions:
+        if curve.is_plain and curve.position in positions:
             found.setdefault(curve.train_length, {})[curve.position] = curve
     return {
         length: [there[position] for position in positions]
@@ -182,7 +181,8 @@ def _beats_its_window(curves: Curves, speeds: Speeds) -> Finding:
     windowed = {
         curve.train_length: curve
         for curve in blocks
-        if curve.position == "alibi" and not curve.variant and curve.window == curve.train_length
+        if replace(curve, window=None).is_plain
+        and (curve.position, curve.window) == ("alibi", curve.train_length)
     }
     for length, (alibi,) in _schemes(blocks, "alibi").items():
         limited = windowed.get(length, Curve("alibi", length))
@@ -304,9 +304,9 @@ def _of_benchmark(rows: Sequence[Speed]) -> Speeds:
 def _of_study(groups: dict[Comparison, list[Curve]], study: Study) -> Curves:
     of_study = [group for group in groups if group.study == study]
     # Of several samples the largest speaks.
-    of_study.sort(key=lambda group: group.sample or 0)
-    stride = {group: f" {group.stride}" if group.stride else "" for group in of_study}
-    return {group.protocol + stride[group]: groups[group] for group in of_study}
+    of_study.sort(key=lambda group: group.protocol.sample or 0)
+    stride = {g: f" {g.protocol.stride}" if g.protocol.stride else "" for g in of_study}
+    return {group.protocol.name + stride[group]: groups[group] for group in of_study}
 
 
 def _of_paper(from_length: int) -> Curves:

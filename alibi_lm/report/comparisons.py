@@ -1,7 +1,8 @@
 """Which results may be compared, as curves by evaluation length.
 
 A study is one text, one tokenizer and one recipe; within it, results of one protocol are comparable
-when they differ only in scheme, training length, window, seed and evaluation length.
+if they differ only in scheme, training length, seed, evaluation length, and in what was changed for
+the evaluation (window, dtype, other settings). Two runs are never merged into one point.
 """
 
 from collections import Counter
@@ -11,16 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from alibi_lm.errors import UserError
+from alibi_lm.evaluation.protocols import Protocol
 from alibi_lm.evaluation.rows import COMPLETE, Result, Row
+from alibi_lm.report.legend import in_legend_order, title
 
-# Field names of the schemes, for headings and labels.
-NAMES = {
-    "none": "NoPE",
-    "sinusoidal": "Sinusoidal",
-    "rotary": "Rotary",
-    "t5": "T5 bias",
-    "alibi": "ALiBi",
-}
 METRICS = {
     "ppl": "Perplexity per token",
     "word_ppl": "Perplexity per word",
@@ -51,18 +47,12 @@ class Comparison:
     """A study under one protocol."""
 
     study: Study
-    protocol: str
-    stride: int | None = None  # of sliding
-    sample: int | None = None  # of same_targets
+    protocol: Protocol  # at any length
 
     @property
     def label(self) -> str:
         """The protocol in words."""
-        if self.stride is not None:
-            return f"sliding, stride {self.stride}"
-        if self.sample is not None:
-            return f"same_targets, {self.sample} targets"
-        return self.protocol
+        return self.protocol.words
 
 
 @dataclass(frozen=True)
@@ -90,20 +80,31 @@ class Curve:
     train_length: int
     variant: str = ""  # the scheme's settings that are not its defaults
     window: int | None = None  # keys that a query saw at most
+    dtype: str = "float32"  # of the evaluation
+    changes: str = ""  # settings changed for the evaluation alone
     points: dict[int, dict[int, Point]] = field(default_factory=dict)
     out_of_memory: set[int] = field(default_factory=set)  # lengths
 
     @property
     def scheme(self) -> str:
-        """The scheme's word with what is not its default."""
-        window = f"window={self.window}" if self.window else ""
-        return " ".join(word for word in (self.position, self.variant, window) if word)
+        """The scheme's word with everything that is not the default."""
+        words = [self.position, self.variant]
+        words += [f"window={self.window}"] if self.window else []
+        words += [self.dtype] if self.dtype != "float32" else []
+        return " ".join(word for word in (*words, self.changes) if word)
 
     @property
     def name(self) -> str:
         """The scheme's name for readers."""
-        words = [NAMES.get(self.position, self.position), self.variant]
-        return " ".join(filter(None, words)) + (f", window {self.window}" if self.window else "")
+        words = [" ".join(filter(None, (title(self.position), self.variant)))]
+        words += [f"window {self.window}"] if self.window else []
+        words += [self.dtype] if self.dtype != "float32" else []
+        return ", ".join(word for word in (*words, self.changes) if word)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the scheme as it is by default, read as it was trained."""
+        return not (self.window or self.variant or self.changes)
 
     @property
     def lengths(self) -> list[int]:
@@ -145,30 +146,39 @@ def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
     for result in results:
         row = result.row
         study = Study(row.dataset, row.split, row.tokenizer, row.settings, row.recipe)
-        group = Comparison(
-            study,
-            row.protocol,
-            stride=row.stride if row.protocol == "sliding" else None,
-            sample=row.tokens if row.protocol == "same_targets" else None,
-        )
-        key = (row.position, row.train_length, row.variant, row.window)
+        group = Comparison(study, row.measurement.protocol.at_any_length())
+        key = (row.position, row.train_length, row.variant, row.window, row.dtype, row.changes)
         curve = groups.setdefault(group, {}).setdefault(key, Curve(*key))
         if row.status != COMPLETE:
             curve.out_of_memory.add(row.eval_length)
             continue
         metrics = {name: float(getattr(row, name)) for name in METRICS if hasattr(row, name)}
-        # A later row replaces an earlier one.
-        curve.points.setdefault(row.eval_length, {})[row.seed] = Point(metrics, result)
+        seeds = curve.points.setdefault(row.eval_length, {})
+        if row.seed in seeds:
+            _check_same_run(seeds[row.seed].row, row)
+        seeds[row.seed] = Point(metrics, result)
     return {group: in_order(curves.values()) for group, curves in groups.items()}
 
 
+def _check_same_run(there: Row | None, row: Row) -> None:
+    """A later row of the same run replaces an earlier one; that of another run must not."""
+    if there is None or (there.identity or there.run) == (row.identity or row.run):
+        return
+    raise UserError(
+        f"the runs {there.run} and {row.run} differ, but their rows do not say in what, and fall "
+        f"on one point ({row.position}, L = {row.train_length}, seed {row.seed}, "
+        f"{row.measurement.label}); report on one of them at a time"
+    )
+
+
 def in_order(curves: Iterable[Curve]) -> list[Curve]:
-    """In the paper's order of schemes, then by training length, the window last."""
-    order = [*NAMES]
+    """In the order of the legend, then by training length, what was changed last."""
+    curves = list(curves)
+    order = in_legend_order([*{curve.position for curve in curves}])
 
     def place(curve: Curve) -> tuple[object, ...]:
-        known = order.index(curve.position) if curve.position in order else len(order)
-        return (known, curve.position, curve.variant, curve.train_length, curve.window or 0)
+        changed = (curve.window or 0, curve.dtype != "float32", curve.dtype, curve.changes)
+        return (order.index(curve.position), curve.variant, curve.train_length, *changed)
 
     return sorted(curves, key=place)
 
@@ -188,17 +198,6 @@ def titles(studies: Iterable[Study]) -> dict[Study, str]:
     # What settings do not tell apart, the hash does.
     again = Counter(named.values())
     return {s: name if again[name] == 1 else f"{name}, {s.recipe}" for s, name in named.items()}
-
-
-def protocol_note(group: Comparison) -> str:
-    """What the protocol scores, for whoever reads a table of it."""
-    if group.sample is not None:
-        return (
-            f"the same {group.sample} tokens at every length, each with exactly that much context"
-        )
-    if group.stride is not None:
-        return f"every token once, {group.stride} new per window"
-    return "every token once, in blocks of the evaluation length"
 
 
 def several_seeds(curves: Sequence[Curve]) -> str:

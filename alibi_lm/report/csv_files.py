@@ -1,8 +1,6 @@
 """What the figures and tables are made from, as CSV for other tools."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +16,7 @@ def positions_csv(groups: Groups) -> str:
     lines = [
         _comparison(group) | _curve("", curve) | {"eval_length": length} | dataclasses.asdict(found)
         for group, curves in groups.items()
-        if group.sample is None  # else every target has the same context
+        if group.protocol.by_position  # else every target has the same context
         for curve in curves
         for length in curve.lengths
         for found in loss_by_position(curve, length) or []
@@ -58,22 +56,19 @@ def _comparison(group: Comparison) -> dict[str, Any]:
         "split": group.study.split,
         "tokenizer": group.study.tokenizer,
         "recipe": group.study.recipe,
-        "protocol": group.protocol,
-        "stride": group.stride,
-        "sample": group.sample,
+        "protocol": group.protocol.name,
+        "stride": group.protocol.stride,
+        "sample": group.protocol.sample,
     }
 
 
 def _curve(prefix: str, curve: Curve) -> dict[str, Any]:
-    keys = ("position", "variant", "train_length", "window")
+    keys = ("position", "variant", "train_length", "window", "dtype", "changes")
     return {prefix + key: getattr(curve, key) for key in keys}
 
 
 def _csv(lines: list[dict[str, Any]]) -> str:
-    if not lines:
-        return ""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    import pandas as pd
+
+    # As objects, whole numbers beside missing ones stay whole.
+    return pd.DataFrame(lines, dtype=object).to_csv(index=False) if lines else ""

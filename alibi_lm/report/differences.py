@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from alibi_lm.markdown import Table
 from alibi_lm.report.comparisons import Curve
 from alibi_lm.report.intervals import Interval, difference
+from alibi_lm.report.tables import Table
 
 
 @dataclass(frozen=True)

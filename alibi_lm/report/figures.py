@@ -7,14 +7,14 @@ PNG and as SVG, in which every point tells its value when pointed at.
 import io
 import math
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.report.comparisons import METRICS, Comparison, Curve, several_seeds
+from alibi_lm.report.legend import mix, style
 from alibi_lm.report.loss_by_position import bins_to_draw
 from alibi_lm.report.published import SOURCE, curves_to_compare, is_the_papers_data
 
@@ -22,18 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that colour-blind readers tell apart (Okabe and Ito).
-COLOURS = {
-    "none": "#777777",
-    "sinusoidal": "#D55E00",
-    "rotary": "#E69F00",
-    "t5": "#009E73",
-    "alibi": "#0072B2",
-}
-SPARE_COLOURS = ("#CC79A7", "#000000", "#8C564B", "#7B4FB5")
-MARKERS = {"none": "v", "sinusoidal": "o", "rotary": "s", "t5": "D", "alibi": "^"}
 LIGHTEST = 0.55  # how white the shortest of several training lengths is drawn; the longest is full
-WINDOW_STYLE = (0, (1, 1.5))
+WINDOW_LINE = (0, (1, 1.5))
+CHANGED_LINE = "-."  # read in another dtype, or with other settings
 PANELS_IN_A_ROW = 3
 LOG_SCALE_FROM = 3.0  # ratio of largest to smallest value
 End = tuple[float, str, tuple[float, ...]]  # a curve's last value, its name and its shade
@@ -62,8 +53,7 @@ def panel(
     """
     comparable = metric == "relative" or (metric != "bpb" and is_the_papers_data(group.study))
     paper = curves_to_compare(group, curves) if published and comparable else []
-    label = "Context (tokens)" if group.sample is not None else "Evaluation length (tokens)"
-    return Panel(f"{title}, {group.label}", curves, paper, label)
+    return Panel(f"{title}, {group.label}", curves, paper, group.protocol.axis)
 
 
 def lengths_figure(panels: Sequence[Panel], metric: str) -> "Figure":
@@ -104,12 +94,6 @@ def svg(fig: "Figure") -> str:
     return re.sub(r'<g id="tip:([^"]*?)( #\d+)?">', r"<g><title>\1</title>", text.getvalue())
 
 
-def colour(position: str) -> str:
-    """The scheme's colour; one that is not listed keeps the same spare colour everywhere."""
-    spare = SPARE_COLOURS[zlib.crc32(position.encode()) % len(SPARE_COLOURS)]
-    return COLOURS.get(position, spare)
-
-
 def _grid(panels: Sequence[Panel]) -> "tuple[Figure, list[Axes]]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -145,8 +129,8 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
             x,
             list(means.values()),
             color=shade,
-            marker=MARKERS.get(curve.position, "x") if ours else None,
-            linestyle=WINDOW_STYLE if curve.window else "-",
+            marker=style(curve.position).marker if ours else None,
+            linestyle=_line(curve),
             markersize=5,
             linewidth=1.6 if ours else 0.8,
             alpha=1.0 if ours else 0.6,
@@ -193,8 +177,8 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
             x,
             y,
             color=_shade(curve, train_lengths),
-            linestyle=WINDOW_STYLE if curve.window else "-",
-            marker=MARKERS.get(curve.position, "x"),
+            linestyle=_line(curve),
+            marker=style(curve.position).marker,
             markersize=3.5,
             linewidth=1.4,
         )
@@ -224,11 +208,17 @@ def drawable(curve: Curve, metric: str) -> dict[int, float]:
 
 def _shade(curve: Curve, train_lengths: Sequence[int]) -> tuple[float, ...]:
     """The scheme's colour, lighter for shorter training lengths where there are several."""
-    from matplotlib.colors import to_rgb
-
     n_longer = len(train_lengths) - 1 - train_lengths.index(curve.train_length)
     white = LIGHTEST * n_longer / max(len(train_lengths) - 1, 1)
-    return tuple(part + (1 - part) * white for part in to_rgb(colour(curve.position)))
+    return mix(style(curve.position).colour, white)
+
+
+def _line(curve: Curve) -> Any:
+    """Dotted in a window, dash-dotted where something else was changed for the evaluation."""
+    if curve.window:
+        return WINDOW_LINE
+    plain = curve.dtype == "float32" and not curve.changes
+    return style(curve.position).dash if plain else CHANGED_LINE
 
 
 def _label(curve: Curve, train_lengths: Sequence[int]) -> str:

@@ -31,7 +31,7 @@ def loss_by_position(curve: Curve, length: int) -> list[Bin] | None:
     row = next((point.row for point in curve.points[length].values()), None)
     if losses is None or row is None:
         return None
-    contexts = row.what.contexts(len(losses))
+    contexts = row.measurement.protocol.contexts(len(losses))
     # Bins end at powers of the root of two, so that a window's last tokens stand with many others.
     numbers = np.ceil(2 * np.log2(contexts)).astype(int)
     found = []

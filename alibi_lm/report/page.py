@@ -11,7 +11,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from alibi_lm.evaluation.rows import Result, csv_text
-from alibi_lm.markdown import Table
 from alibi_lm.report.analysis import Analysis
 from alibi_lm.report.claims import Checked, Finding
 from alibi_lm.report.comparisons import (
@@ -19,7 +18,6 @@ from alibi_lm.report.comparisons import (
     Comparison,
     Curve,
     Study,
-    protocol_note,
     several_seeds,
 )
 from alibi_lm.report.differences import to_the_best
@@ -27,7 +25,7 @@ from alibi_lm.report.figures import drawable, lengths_figure, panel, positions_f
 from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.published import SOURCE, claimed_on, perplexities
 from alibi_lm.report.speed import speed_note, speed_table
-from alibi_lm.report.tables import lengths_table, notes, paper_speeds_table, paper_table
+from alibi_lm.report.tables import Table, lengths_table, notes, paper_speeds_table, paper_table
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -108,12 +106,12 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
             drawing = _inline(drawn) if drawn else None
             metrics.append(MetricView(metric, drawing, lengths_table(curves, metric)))
     positions = None
-    if group.sample is None and has_positions(curves):
+    if group.protocol.by_position and has_positions(curves):
         positions = positions_figure([panel(group, curves, title, "loss", published)])
     return View(
         study=title,
         protocol=group.label,
-        note=protocol_note(group),
+        note=group.protocol.note,
         n_seeds=several_seeds(curves),
         metrics=metrics,
         differences=to_the_best(curves),

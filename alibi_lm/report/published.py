@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from alibi_lm.evaluation.protocols import protocol_named
 from alibi_lm.report.comparisons import Comparison, Curve, Point, Study, in_order
 
 SOURCE = "Press et al. 2022"
@@ -40,7 +41,7 @@ def perplexities() -> dict[Comparison, list[Curve]]:
         for line in csv.DictReader(file):
             study = Study(f"{line['dataset']} ({SOURCE})", line["split"], TOKENS, "", SOURCE)
             stride = int(line["stride"]) if line["stride"] else None
-            group = Comparison(study, line["protocol"], stride=stride)
+            group = Comparison(study, protocol_named(line["protocol"], length=0, stride=stride))
             key = (line["position"], int(line["train_length"]))
             curve = groups.setdefault(group, {}).setdefault(key, Curve(*key))
             ppl = float(line["ppl"])
@@ -76,11 +77,10 @@ def claimed_on() -> Study:
 def paper_group(group: Comparison) -> Comparison | None:
     """The paper's results on WikiText-103 under the same protocol and split, if there are any."""
     for theirs in perplexities():
-        if (theirs.study.dataset, theirs.study.split, theirs.protocol, theirs.stride) == (
+        if (theirs.study.dataset, theirs.study.split, theirs.protocol) == (
             WIKITEXT,
             group.study.split,
             group.protocol,
-            group.stride,
         ):
             return theirs
     return None

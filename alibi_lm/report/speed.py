@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alibi_lm.benchmark.rows import EVALUATION, OURS, TRAINING, Speed
-from alibi_lm.markdown import Table
-from alibi_lm.report.comparisons import NAMES
-from alibi_lm.report.figures import MARKERS, colour
+from alibi_lm.report.legend import in_legend_order, style, title
 from alibi_lm.report.published import SOURCE, table_1
+from alibi_lm.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,14 +95,13 @@ def speed_figure(rows: Sequence[Speed]) -> "Figure | None":
         return None
     fig = Figure(figsize=(4.6 * len(panels), 4.0), layout="constrained")
     FigureCanvasAgg(fig)
-    for column, (title, ours, theirs) in enumerate(panels, start=1):
+    for column, (heading, ours, theirs) in enumerate(panels, start=1):
         axes = fig.add_subplot(1, len(panels), column)
-        _draw(axes, title, ours, theirs)
+        _draw(axes, heading, ours, theirs)
     names = {position for _, ours, _ in panels for position in ours}
     handles = [
-        axes.plot([], [], color=colour(name), marker=MARKERS.get(name, "o"), label=NAMES[name])[0]
-        for name in NAMES
-        if name in names
+        axes.plot([], [], color=style(n).colour, marker=style(n).marker, label=title(n))[0]
+        for n in in_legend_order([*names])
     ]
     handles.append(axes.plot([], [], "--", color="#777777", label=f"{SOURCE}, table 1")[0])
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -137,16 +135,16 @@ def _related(values: dict[tuple[str, int], float]) -> dict[str, Points]:
     return found
 
 
-def _draw(axes: "Axes", title: str, ours: dict[str, Points], theirs: dict[str, Points]) -> None:
+def _draw(axes: "Axes", heading: str, ours: dict[str, Points], theirs: dict[str, Points]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     for position, points in theirs.items():
         if position in ours:
             line = list(points), list(points.values())
-            axes.plot(*line, "--", color=colour(position), alpha=0.7, linewidth=1.2)
+            axes.plot(*line, "--", color=style(position).colour, alpha=0.7, linewidth=1.2)
     for position, points in ours.items():
-        line, marker = (list(points), list(points.values())), MARKERS.get(position, "o")
-        axes.plot(*line, color=colour(position), marker=marker, markersize=5, linewidth=1.8)
+        line, drawn = (list(points), list(points.values())), style(position)
+        axes.plot(*line, color=drawn.colour, marker=drawn.marker, markersize=5, linewidth=1.8)
     lengths = sorted({length for points in ours.values() for length in points})
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(lengths))
@@ -158,4 +156,4 @@ def _draw(axes: "Axes", title: str, ours: dict[str, Points], theirs: dict[str, P
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("Length (tokens)")
     axes.set_ylabel("Relative to sinusoidal")
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(heading, loc="left", fontsize=10)

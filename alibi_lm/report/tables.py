@@ -2,19 +2,56 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from alibi_lm.markdown import Table, markdown
 from alibi_lm.report.comparisons import (
     METRICS,
     Comparison,
     Curve,
-    protocol_note,
     several_seeds,
     titles,
 )
 from alibi_lm.report.published import SOURCE, curves_to_compare, table_1
 
 NEAR = 1.05  # two multiples of the training length are compared if they differ by less
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in cells; `best` are (line, column) of those to mark."""
+
+    head: list[str]
+    body: list[list[str]]
+    best: frozenset[tuple[int, int]] = frozenset()
+    texts: int = 1  # columns of words at the left, the others are numbers
+
+
+def markdown(table: Table, aligned: bool = True) -> str:
+    """The table in Markdown, the best cells bold; aligned: to be read as plain text too."""
+    body = [
+        [f"**{cell}**" if (i, j) in table.best else _escaped(cell) for j, cell in enumerate(line)]
+        for i, line in enumerate(table.body)
+    ]
+    lines = [table.head, *body] if aligned else [["---"] * len(table.head)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
+
+    def line(cells: list[str]) -> str:
+        placed = (
+            cell.ljust(width) if i < table.texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "| " + " | ".join(placed) + " |"
+
+    rule = [
+        "-" * width if i < table.texts else "-" * (width - 1) + ":"
+        for i, width in enumerate(widths)
+    ]
+    return "\n".join([line(table.head), line(rule), *map(line, body)])
+
+
+def _escaped(cell: str) -> str:
+    """Names are the user's, and a bar or a line end would break the table."""
+    return " ".join(cell.split()).replace("|", "\\|")
 
 
 def lengths_table(curves: Sequence[Curve], metric: str = "ppl") -> Table:
@@ -52,7 +89,7 @@ def caption(group: Comparison, curves: Sequence[Curve], title: str, metric: str)
     """What a table or figure shows: metric, data, protocol, seeds."""
     n_seeds = several_seeds(curves)
     seeds = f"; mean of {n_seeds} seeds ± half their range" if n_seeds else ""
-    return f"{METRICS[metric]}; {title}; {group.label} ({protocol_note(group)}){seeds}"
+    return f"{METRICS[metric]}; {title}; {group.label} ({group.protocol.note}){seeds}"
 
 
 def markdown_report(groups: Mapping[Comparison, list[Curve]], published: bool = False) -> str:
@@ -92,7 +129,7 @@ def paper_table(group: Comparison, curves: Sequence[Curve]) -> Table | None:
     body = []
     for curve in curves:
         paper = theirs.get(curve.position)
-        if paper is None or curve.window or curve.variant:
+        if paper is None or not curve.is_plain:
             continue
         ours, ratios = curve.means("ppl"), curve.means("relative")
         for length in ours:

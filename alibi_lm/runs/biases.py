@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alibi_lm.config import ModelConfig
 from alibi_lm.errors import UserError
-from alibi_lm.positions import SCHEMES, build_position
-from alibi_lm.report.comparisons import NAMES
-from alibi_lm.runs.folder import load_run
-from alibi_lm.settings import unknown
+from alibi_lm.positions import SCHEMES, Sizes
+from alibi_lm.report.legend import title
+from alibi_lm.runs.folder import open_folder
+from alibi_lm.settings import missing, out_of_bounds, setting, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +36,20 @@ class BiasMatrix:
     matrix: Tensor
 
 
+@dataclass
+class BiasConfig:
+    """Whose biases are drawn, and how."""
+
+    sources: list[str] = setting([], "run folders, or names of schemes")
+    length: int = setting(128, "positions shown", at_least=2, below=2049)
+    n_heads: int = setting(8, "attention heads of schemes by name", at_least=1, below=65)
+    output: str = setting("outputs/bias", "folder for bias.png and bias.svg")
+
+    def problems(self) -> list[str]:
+        """There must be something to draw."""
+        return out_of_bounds(self) + missing(self, {"sources": "[t5,alibi]"})
+
+
 def bias_matrix(source: str, length: int, n_heads: int) -> BiasMatrix:
     """The bias of a run folder's model, or of a scheme by name with that many heads.
 
@@ -44,27 +57,29 @@ def bias_matrix(source: str, length: int, n_heads: int) -> BiasMatrix:
     """
     folder = Path(source)
     if folder.is_dir():
-        run = load_run(folder)
-        name = run.config.position.name
-        position = build_position(run.config.position, run.config.model)
+        run = open_folder(folder)
+        config = run.read_config()
+        name = config.position.kind
+        position = SCHEMES.build(config.position, config.model.sizes)
         run.load_weights(position, part="position.")
-        title = f"{NAMES.get(name, name)}, trained at {run.config.train_length:,} ({folder.name})"
-    elif source in SCHEMES:
+        heading = f"{title(name)}, trained at {config.train_length:,} ({folder.name})"
+    elif source in SCHEMES.settings:
         name = source
-        model = ModelConfig(n_heads=n_heads, d_model=64 * n_heads)
-        position = build_position(SCHEMES[name][0](), model)
+        position = SCHEMES.build(SCHEMES.settings[name](), Sizes(1, n_heads, 64 * n_heads))
         for parameter_name, parameter in position.named_parameters():
             generator = torch.Generator().manual_seed(0)
             position.initialize(parameter_name, parameter.data, generator)
         learned = any(True for _ in position.parameters())
-        title = NAMES.get(name, name) + (", untrained: its initial values" if learned else "")
+        heading = title(name) + (", untrained: its initial values" if learned else "")
     else:
-        raise UserError(f"{unknown('scheme', source, list(SCHEMES))}; nor is it a run folder")
+        raise UserError(
+            f"{unknown('scheme', source, list(SCHEMES.settings))}; nor is it a run folder"
+        )
     with torch.no_grad():
         bias = position.bias(length)
     if bias.by_distance is None and bias.by_key is None:
         raise UserError(f"{source}: position={name} adds no bias to attention, so there is none")
-    return BiasMatrix(title, bias.matrix(length))
+    return BiasMatrix(heading, bias.matrix(length))
 
 
 def attention_left(matrix: Tensor) -> Tensor:

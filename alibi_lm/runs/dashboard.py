@@ -5,17 +5,37 @@ of a group's seeds with their range. Which curves there are is read from results
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.rows import Row
-from alibi_lm.runs.tracking import LENGTH, curve_name
+from alibi_lm.settings import missing, out_of_bounds, setting
+from alibi_lm.tracking import LENGTH, curve_name
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 INSTALL = "pip install -r requirements-dashboard.txt"
 TRAINING = {"loss": "Training loss", "grad_norm": "Norm of the gradient", "lr": "Learning rate"}
+
+
+@dataclass
+class DashboardConfig:
+    """Which curves the workspace holds, and where it is saved."""
+
+    results: list[str] = setting([], "folders of runs or sweeps, or files of results; globs")
+    entity: str | None = setting(None, "W&B user or team that has the project")
+    project: str = setting("alibi_lm", "W&B project")
+    group: str | None = setting(None, "show only the runs of this group; null: all")
+    dry_run: bool = setting(False, "save nothing, print what it would hold")
+
+    def problems(self) -> list[str]:
+        """There must be results, and somebody to whom the workspace belongs."""
+        problems = out_of_bounds(self) + missing(self, {"results": "[outputs/repro]"})
+        if not self.entity and not self.dry_run:
+            problems.append("entity: not given; name the W&B user or team that has the project")
+        return problems
 
 
 def build_workspace(
@@ -31,7 +51,7 @@ def build_workspace(
     except ImportError as error:
         raise UserError(f"wandb-workspaces is not installed: {INSTALL}") from error
 
-    curves = list(dict.fromkeys(row.what.curve for row in rows))
+    curves = list(dict.fromkeys(row.measurement.curve for row in rows))
     by_length = [
         panels.LinePlot(
             title=f"Perplexity by evaluation length, {curve}",
@@ -53,7 +73,7 @@ def build_workspace(
     filters = [ws.Metric("JobType") == "train"]
     if group is not None:
         filters.append(ws.Metric("Group") == group)
-    groups = [ws.Config("position.name")]
+    groups = [ws.Config("position.kind")]
     if len({row.train_length for row in rows}) > 1:
         groups.append(ws.Config("train_length"))
     return ws.Workspace(

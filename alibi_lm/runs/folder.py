@@ -2,7 +2,7 @@
 
     config.yaml  manifest.json  metrics.jsonl  log.txt
     checkpoints/                 while it is trained
-    model.safetensors            once it is
+    model.safetensors            once it is trained
     results.jsonl  losses/*.npy  what it scored
     failed.txt                   why it stopped, if it failed
     tracking.json  wandb/        its W&B run
@@ -16,7 +16,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +29,26 @@ from torch import nn
 from yaml import YAMLError
 
 from alibi_lm.config import Config, from_dict, to_dict
-from alibi_lm.data.tokens import TokenizedCorpus
+from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation.protocols import Protocol
-from alibi_lm.evaluation.rows import Result, Row, losses_file, read_results, write_jsonl
+from alibi_lm.evaluation.protocols import Measurement
+from alibi_lm.evaluation.rows import Result, Row, append_row, losses_file, read_results
 from alibi_lm.machine import processes
 from alibi_lm.machine.files import remove_partial_files, write_atomically
 from alibi_lm.machine.progress import say
-from alibi_lm.runs.identity import _flat, identity, run_name
+from alibi_lm.runs.identity import Identity, identify
+from alibi_lm.tracking import Described
 from alibi_lm.training.checkpoint import load_weights
 
 DICTIONARY = "dict.txt"  # in the folder of a run that was converted: its words
-
-
 OTHER_FOLDER = "choose another name (run=NAME) or remove the folder"
 
 
 @dataclass(frozen=True)
-class Run:
-    """An open run folder."""
+class RunFolder:
+    """The files of a run."""
 
     path: Path
-    config: Config
 
     @property
     def weights(self) -> Path:
@@ -69,7 +67,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What was said while the run was trained and evaluated."""
+        """What was printed while the run was trained and evaluated."""
         return self.path / "log.txt"
 
     @property
@@ -86,9 +84,9 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Held while the run is trained or evaluated, so that two commands never do both.
 
-        Of several processes that work together, the first holds it for all.
+        With several processes, rank 0 holds it for all.
         """
-        if not processes.is_first():
+        if not processes.is_rank_zero():
             yield
             return
         lock = FileLock(self.path / ".lock")
@@ -103,7 +101,7 @@ class Run:
             lock.release()
 
     def finish(self, weights: bytes, **facts: Any) -> None:
-        """Keep the trained weights, with how they came about; the run is trained from now on."""
+        """Keep the trained weights and facts about them; the run is trained from now on."""
         self.update_manifest(**facts, weights_sha256=hashlib.sha256(weights).hexdigest())
         write_atomically(self.weights, weights)
 
@@ -112,8 +110,14 @@ class Run:
         load_weights(model, self.weights, part, self.manifest().get("weights_sha256"))
 
     def manifest(self) -> dict[str, Any]:
-        """How the run was made."""
-        return _read_manifest(self.path)
+        """How the run was made; empty if there is no run."""
+        file = self.path / "manifest.json"
+        if not file.exists():
+            return {}
+        try:
+            return dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged: {error}") from error
 
     def update_manifest(self, **values: Any) -> None:
         """Add to how the run was made."""
@@ -121,107 +125,123 @@ class Run:
         write_atomically(self.path / "manifest.json", manifest)
 
     def sessions(self) -> list[dict[str, Any]]:
-        """When, where and by which code the run was trained, a part for each time it was begun."""
+        """When, where and by which code the run was trained: one entry for each start."""
         sessions: list[dict[str, Any]] = self.manifest().get("sessions", [])
         return sessions
 
-    def add_session(self, session: dict[str, Any]) -> None:
-        """Note in the manifest that training begins or goes on."""
-        self.update_manifest(sessions=[*self.sessions(), session])
-
-    def results(self) -> dict[Protocol, Result]:
-        """What the run scored so far, by what was measured."""
+    def results(self) -> dict[Measurement, Result]:
+        """What the run scored so far."""
         path = self.path / "results.jsonl"
-        return {r.row.what: r for r in read_results(path)} if path.exists() else {}
+        return {r.row.measurement: r for r in read_results(path)} if path.exists() else {}
 
-    def add_result(self, row: Row, losses: npt.NDArray[np.float32] | None) -> None:
-        """Keep one more result, in place of an earlier one of the same measurement."""
+    def add_result(self, row: Row, losses: npt.NDArray[np.float32] | None) -> Result:
+        """Add a result; it replaces an earlier one of the same measurement."""
+        file = None
         if losses is not None:
-            file, content = losses_file(self.path, row.what), io.BytesIO()
+            file, content = losses_file(self.path, row.measurement), io.BytesIO()
             np.save(content, losses)
             file.parent.mkdir(exist_ok=True)
             write_atomically(file, content.getvalue())
-        others = [there.row for what, there in self.results().items() if what != row.what]
-        write_jsonl(self.path / "results.jsonl", [*others, row])
+        append_row(self.path / "results.jsonl", row)
+        return Result(row, file)
+
+    def read_config(self) -> Config:
+        """The settings in config.yaml; a UserError if they cannot be read."""
+        file = self.path / "config.yaml"
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(file))
+            if not isinstance(values, dict):
+                raise UserError("it holds no settings")
+            tokenizer, dictionary = values.get("tokenizer"), self.path / DICTIONARY
+            if isinstance(tokenizer, dict) and dictionary.exists():  # wherever the folder is now
+                tokenizer["dictionary"] = str(dictionary)
+            return from_dict({str(key): value for key, value in values.items()})
+        except (OSError, YAMLError, OmegaConfBaseException, UserError) as error:
+            raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
 
 
-def find_run(config: Config, data: TokenizedCorpus) -> Run:
-    """Where the run of these settings is or would be; touches nothing."""
-    return Run(Path(config.output) / "runs" / (config.run or run_name(config, data)), config)
+@dataclass(frozen=True)
+class Run(RunFolder):
+    """A run folder with everything that is known of the run: settings, text, identity."""
+
+    config: Config
+    data: TokenizedCorpus
+    identity: Identity
+
+    def check(self) -> bool:
+        """Whether the folder holds this run already; a UserError if it holds another."""
+        if not (there := self.manifest()):
+            return False
+        _compare(self.path, there.get("identity", {}), self.identity.values, OTHER_FOLDER)
+        return True
+
+    def create(self) -> None:
+        """Make the folder, unless it holds this run already."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock():
+            remove_partial_files(self.path)
+            if not self.check():
+                config = OmegaConf.to_yaml(to_dict(self.config))
+                write_atomically(self.path / "config.yaml", config)
+                words = {"settings", "variant", "recipe"}
+                rows = {key: value for key, value in asdict(self.identity).items() if key in words}
+                self.update_manifest(identity=self.identity.values, rows=rows)
+
+    def described(self) -> Described:
+        """How W&B describes it."""
+        config = self.config
+        tags = (config.position.kind, config.data.name, f"L{config.train_length}")
+        return Described(self.path.name, group(config), "train", tags, to_dict(config))
 
 
-def check_identity(config: Config, data: TokenizedCorpus) -> None:
-    """Refuse settings whose run folder holds another run."""
-    run = find_run(config, data)
-    if (run.path / "manifest.json").exists():
-        there = _read_manifest(run.path).get("identity", {})
-        _compare(run.path, there, identity(config, data), OTHER_FOLDER)
+def group(config: Config) -> str:
+    """The W&B group of the runs of a sweep: by default the name of their output folder."""
+    return config.tracking.group or Path(config.output).resolve().name
 
 
-def open_run(config: Config, data: TokenizedCorpus) -> Run:
-    """The run of these settings: a new folder, or the one that is there if it is the same run."""
-    run = find_run(config, data)
-    path, wanted = run.path, identity(config, data)
-    path.mkdir(parents=True, exist_ok=True)
-    with run.lock():
-        remove_partial_files(path)
-        check_identity(config, data)
-        if not (path / "manifest.json").exists():
-            write_atomically(path / "config.yaml", OmegaConf.to_yaml(to_dict(config)))
-            write_atomically(
-                path / "manifest.json", json.dumps({"identity": wanted}, indent=2) + "\n"
-            )
-    return run
+def new_run(config: Config, data: TokenizedCorpus, source: str | None = None) -> Run:
+    """The run of these settings on this text; touches no file. source: see `identify`."""
+    identity = identify(config, data, source)
+    # For people the first words, for machines the hash.
+    words = (data.name, config.position.kind, f"L{config.train_length}", f"s{config.seed}")
+    name = config.run or "-".join((*words, identity.hash))
+    return Run(Path(config.output) / "runs" / name, config, data, identity)
 
 
-def load_run(path: Path) -> Run:
-    """A trained run from its folder."""
+def open_folder(path: Path) -> RunFolder:
+    """The folder of a trained run; a UserError if it is none."""
+    folder = RunFolder(path)
     if not (path / "manifest.json").exists():
         raise UserError(
-            f"run: {path} is no run folder (it has no manifest.json); train.py prints the folder "
-            "that it makes"
+            f"run: {path} is not a run folder (it has no manifest.json); train.py prints the "
+            "folder that it makes"
         )
-    file = path / "config.yaml"
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(file))
-        if not isinstance(values, dict):
-            raise UserError("it holds no settings")
-        tokenizer, dictionary = values.get("tokenizer"), path / DICTIONARY
-        if isinstance(tokenizer, dict) and dictionary.exists():  # wherever the folder is now
-            tokenizer["dictionary"] = str(dictionary)
-        config = from_dict({str(key): value for key, value in values.items()})
-    except (OSError, YAMLError, OmegaConfBaseException, UserError) as error:
-        raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
-    run = Run(path, config)
-    if not run.is_trained:
+    if not folder.is_trained:
         raise UserError(
-            f"run: {path} is not trained to the end; run the command that made it again"
+            f"run: {path} is not completely trained; run the command that made it again"
         )
-    return run
+    return folder
 
 
-def check_data(run: Run, data: TokenizedCorpus) -> None:
-    """Refuse a run whose settings or text are not those that it was trained with."""
-    _compare(
-        run.path,
-        run.manifest().get("identity", {}),
-        identity(run.config, data),
-        "restore its config.yaml and the text that it was trained on, or train anew",
-    )
+def load_run(path: Path, cache: str | None = None) -> Run:
+    """A trained run from its folder, with its text. Its rows say of it what its manifest says.
 
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / "manifest.json"
-    try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged: {error}") from error
+    cache: where token files are, if not where the run says. A UserError if it is no trained run, or
+    settings and text are not those that it was trained with.
+    """
+    folder = open_folder(path)
+    config, manifest = folder.read_config(), folder.manifest()
+    data = prepare(config.data, config.tokenizer, Path(cache or config.cache))
+    there = manifest.get("identity", {})
+    now = identify(config, data, there.get("source"))
+    advice = "restore its config.yaml and the text that it was trained on, or train it again"
+    _compare(path, there, now.values, advice)
+    return Run(path, config, data, Identity(there, **manifest.get("rows", {})))
 
 
 def _compare(path: Path, there: dict[str, Any], here: dict[str, Any], advice: str) -> None:
-    there, here = _flat(there), _flat(here)
     differences = [
-        f"{key} is {_short(key, there.get(key))} there and {_short(key, here.get(key))} here"
+        f"{key} is {_short(key, there)} there and {_short(key, here)} here"
         for key in sorted(there.keys() | here.keys())
         if there.get(key) != here.get(key)
     ]
@@ -231,5 +251,8 @@ def _compare(path: Path, there: dict[str, Any], here: dict[str, Any], advice: st
         )
 
 
-def _short(key: str, value: Any) -> str:
+def _short(key: str, values: dict[str, Any]) -> str:
+    if key not in values:
+        return "the default"
+    value = values[key]
     return repr(value[:8] if key.endswith("_hash") and isinstance(value, str) else value)

@@ -1,78 +1,79 @@
-"""What decides the trained weights of a run: its identity, from which its name follows."""
+"""The identity of a run: everything that decides its trained weights.
 
+It holds the settings that differ from their defaults, so a new setting with a default renames no
+run that was trained before it existed. Of text and tokenizer the content counts, not where it lies.
+"""
+
+import dataclasses
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
-from alibi_lm.config import Config, to_dict
+from alibi_lm.config import Config
 from alibi_lm.data.tokens import TokenizedCorpus
+from alibi_lm.settings import walk
 
-# Settings that say where and how things are done, not what is trained.
-CIRCUMSTANCES = (
-    "evaluation",
-    "device",
-    "backend",
-    "compile",
-    "checkpointing",
-    "deterministic",
-    "parallel",
-    "checkpoint_seconds",
-    "tracking",
-    "output",
-    "report",
-    "cache",
-    "run",
-    "data",
-    "tokenizer",
-)
+SCHEMA = 1  # goes up only when a default changes its meaning
+# How an update is computed changes the weights in their last digits, but not what is compared.
+NOT_RECIPE = ("optim.micro_batch_size",)
 
 
-def identity(config: Config, data: TokenizedCorpus) -> dict[str, Any]:
-    """Everything that decides the trained weights, as plain values."""
-    settings = {key: value for key, value in to_dict(config).items() if key not in CIRCUMSTANCES}
-    return settings | {"data_hash": data.hash, "tokenizer_hash": data.tokenizer_hash}
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, and the words that its rows use for it."""
+
+    values: dict[str, Any]  # settings that are not defaults, hashes of text and tokenizer, schema
+    settings: str  # those that are not scheme, train_length or seed, as `key=value ...`
+    variant: str  # those of the scheme
+    recipe: str  # hash of settings and text: runs of one recipe are comparable
+
+    @property
+    def hash(self) -> str:
+        """Eight digits that tell runs apart."""
+        return _digest(self.values)
 
 
-def run_name(config: Config, data: TokenizedCorpus) -> str:
-    """For people the first words, for machines the hash."""
-    words = (data.name, config.position.name, f"L{config.train_length}", f"s{config.seed}")
-    return "-".join((*words, _digest(identity(config, data))))
+def identify(config: Config, data: TokenizedCorpus, source: str | None = None) -> Identity:
+    """The identity of the run of these settings on this text.
+
+    source: hash of the weights that it starts from, if it does not start from the seed alone.
+    """
+    changed = changed_settings(config)
+    hashes = {"data_hash": data.hash, "tokenizer_hash": data.tokenizer_hash}
+    kinds = {"position": config.position.kind, "optim": config.optim.kind}
+    values = {"schema": SCHEMA} | kinds | changed | hashes
+    if source is not None:
+        values["source"] = source
+    own = {k: v for k, v in changed.items() if k.startswith("position.")}
+    shared = {
+        key: value
+        for key, value in changed.items()
+        if key not in (*own, "train_length", "seed", *NOT_RECIPE)
+    }
+    settings = _words({"optim": config.optim.kind} | shared)
+    variant = _words({key.removeprefix("position."): value for key, value in own.items()})
+    return Identity(values, settings, variant, _digest([settings, *hashes.values()]))
 
 
-def settings(config: Config) -> str:
-    """All settings of model and training but scheme, training length and seed: `key=value ...`."""
-    shared = {key: value for key, value in to_dict(config).items() if key not in CIRCUMSTANCES}
-    for key in ("position", "train_length", "seed"):
-        del shared[key]
-    del shared["optim"]["micro_batch_size"]  # how an update is computed, not which
-    return _words(_flat(shared))
+def changed_settings(config: Any) -> dict[str, Any]:
+    """The settings that can change the weights and differ from their defaults, by dotted key."""
+    return {
+        key: value
+        for key, value, field in walk(config)
+        if field.metadata["identity"] and value != _default(field)
+    }
 
 
-def variant(config: Config) -> str:
-    """The settings of the scheme that are not its defaults, as `key=value ...`."""
-    defaults = asdict(type(config.position)())
-    return _words({k: v for k, v in asdict(config.position).items() if v != defaults[k]})
-
-
-def recipe(config: Config, data: TokenizedCorpus) -> str:
-    """A hash of settings and text: runs of one recipe differ in scheme, length and seed alone."""
-    return _digest([settings(config), data.hash, data.tokenizer_hash])
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _words(values: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in values.items())
+    return " ".join(f"{key}={str(value).replace(' ', '')}" for key, value in values.items())
 
 
 def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -1,87 +1,149 @@
-"""The members of a sweep, composed and checked before the first is trained."""
+"""What a run will do, checked before anything is trained."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
+import torch
 
-from alibi_lm.cli import (
-    CONFIGS,
-)
-from alibi_lm.config import Config, from_hydra, register_schemas
+from alibi_lm.attention import unsupported
+from alibi_lm.config import Config
+from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import SettingsError, UserError
-from alibi_lm.runs.evaluate import check_evaluation, evaluation_device, protocols
-from alibi_lm.runs.folder import Run, check_identity, find_run
-from alibi_lm.runs.identity import identity
-from alibi_lm.runs.train import training_batches, training_device
+from alibi_lm.evaluation.protocols import EvaluationConfig, Measurement, measurements
+from alibi_lm.machine import processes
+from alibi_lm.machine.device import resolve_device
+from alibi_lm.model.decoder import check_vocabulary
+from alibi_lm.positions import SCHEMES
+from alibi_lm.runs.folder import Run, new_run
+
+Corpora = dict[str, TokenizedCorpus]  # those that are open, by settings
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep, and the words that ask for it."""
+    """A run, what is to be measured of it, and the words of the command line that ask for it."""
 
-    config: Config
-    overrides: list[str]
-
-    @property
-    def run(self) -> Run:
-        """Where it is or would be."""
-        return find_run(self.config, _prepared(self.config))
+    run: Run
+    wanted: list[Measurement]
+    overrides: tuple[str, ...] = ()
 
 
-def plan(overrides: list[str]) -> list[Member]:
-    """Every member of the sweep, in order; a SettingsError if any of them cannot be."""
-    register_schemas()
-    parser = OverridesParser.create()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        fixed = [o for o in overrides if not parser.parse_override(o).is_sweep_override()]
-        base = compose("config", fixed, return_hydra_config=True)
-        # A preset's own choices come first; the command line replaces them key by key.
-        preset = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-        choices = parser.parse_overrides([*preset, *overrides])
-        (batch,) = BasicSweeper.split_arguments(choices, max_batch_size=None)
-        members, problems = [], []
-        for member in batch:
-            try:
-                members.append(Member(from_hydra(compose("config", member), Config), member))
-            except SettingsError as error:
-                problems += [line for line in error.problems if line not in problems]
-    if problems:
+def check_settings(config: Config) -> None:
+    """Refuse what cannot be trained or evaluated here, before any text is read."""
+    device, n_processes = resolve_device(config.device), processes.world_size()
+    dropout = config.model.attention_dropout > 0
+    check_backend(config, config.backend, device, training=True, dropout=dropout)
+    check_evaluation(config, config.evaluation, config.backend)
+    if problems := config.sharing_problems(n_processes):
         raise SettingsError(problems)
-    return members
 
 
-def check_members(members: list[Config]) -> None:
-    """Check devices, outputs and every length; tokenize what is not yet tokenized."""
-    for config in members:
-        training_device(config)
-        evaluation_device(config, protocols(config.evaluation, config.train_length))
-    for output in {config.output for config in members}:
-        (Path(output) / "runs").mkdir(parents=True, exist_ok=True)
-    identities: dict[Path, dict[str, Any]] = {}
-    for config in members:
-        data = _prepared(config)
-        training_batches(config, data)  # refuses a length that the text is too short for
-        check_evaluation(config.evaluation, config.train_length, data)
-        check_identity(config, data)
-        wanted = identity(config, data)
-        if identities.setdefault(find_run(config, data).path, wanted) != wanted:
-            raise UserError(
-                f"run: given {config.run}, but the sweep's runs differ and need a folder each; "
-                "leave run=NAME to single runs"
-            )
+def plan_run(config: Config) -> Run:
+    """The run of these settings; a UserError if it cannot be trained.
+
+    Text that is not yet tokenized is tokenized.
+    """
+    check_settings(config)
+    return open_run(config, {})
 
 
-_OPEN: dict[str, TokenizedCorpus] = {}
+def plan_member(config: Config) -> Member:
+    """The run of these settings and what is to be measured of it; a UserError if it cannot be."""
+    check_settings(config)
+    return open_member(config, {})
 
 
-def _prepared(config: Config) -> TokenizedCorpus:
-    """The member's token files; members that share them read and hash the text once."""
+def open_member(config: Config, corpora: Corpora, overrides: tuple[str, ...] = ()) -> Member:
+    """`plan_member` of settings that are checked. corpora: those that other members have opened."""
+    run = open_run(config, corpora)
+    return Member(run, wanted_of(run, config.evaluation, config.backend), overrides)
+
+
+def open_run(config: Config, corpora: Corpora) -> Run:
+    """`plan_run` of settings that are checked."""
     key = repr((config.data, config.tokenizer, config.cache))
-    if key not in _OPEN:
-        _OPEN[key] = prepare(config.data, config.tokenizer, Path(config.cache))
-    return _OPEN[key]
+    if key not in corpora:
+        corpora[key] = prepare(config.data, config.tokenizer, Path(config.cache))
+    data = corpora[key]
+    check_vocabulary(config.model, data.vocab_size)
+    batches_of(config, data)  # refuses a length that the text is too short for
+    run = new_run(config, data)
+    run.check()
+    return run
+
+
+def batches_of(config: Config, data: TokenizedCorpus) -> Batches:
+    """A run's training batches."""
+    return Batches(data.split("train"), config.train_length, config.sequences_per_step, config.seed)
+
+
+def check_backend(
+    config: Config,
+    backend: str,
+    device: torch.device,
+    *,
+    window: bool = False,
+    training: bool = False,
+    dropout: bool = False,
+) -> None:
+    """Refuse a backend that cannot compute a scheme's attention (or its gradients) on a device."""
+    form = SCHEMES.made[config.position.kind].form
+    if found := unsupported(backend, form, window, device.type, training, dropout):
+        raise UserError(f"backend: given {backend}, but {found}; auto chooses one that can")
+
+
+def check_evaluation(config: Config, settings: EvaluationConfig, backend: str) -> None:
+    """Refuse lengths that leave nothing to do, and a backend that cannot compute them."""
+    lengths, device = settings.lengths_of(config.train_length), resolve_device(config.device)
+    if not lengths:
+        raise UserError(
+            f"evaluation.lengths: given {settings.lengths}, but with evaluation.skip_shorter=true "
+            f"none is at least the training length, {config.train_length}"
+        )
+    if "full" in settings.attention:
+        check_backend(config, backend, device)
+    window = settings.window or config.train_length
+    if "window" in settings.attention:
+        check_backend(config, backend, device, window=window < max(lengths))
+
+
+def wanted_of(run: Run, settings: EvaluationConfig, backend: str) -> list[Measurement]:
+    """What these settings want of a run; a UserError if its text does not allow it.
+
+    A backend other than auto is part of what is measured.
+    """
+    config, data = run.config, run.data
+    dtype = settings.dtype or config.evaluation.dtype or config.dtype
+    changes = "" if backend == "auto" else f"backend={backend}"
+    wanted = measurements(settings, config.train_length, data.hash, dtype, changes)
+    n_targets = data.split(settings.split).tokens
+    problems = {
+        f"{problem} (data set {data.name})"
+        for measurement in wanted
+        if (problem := measurement.protocol.unfit(n_targets, settings.split))
+    }
+    if problems:
+        raise UserError("\n".join(sorted(problems)))
+    return wanted
+
+
+def plan_evaluation(
+    run: Run, settings: EvaluationConfig, device: str = "auto", backend: str = "auto"
+) -> Member:
+    """A trained run and what these settings want of it; a UserError if it cannot be had."""
+    here = replace(run, config=replace(run.config, device=device, backend=backend))
+    check_evaluation(here.config, settings, backend)
+    wanted = wanted_of(here, settings, backend)
+    return Member(replace(run, config=replace(here.config, evaluation=settings)), wanted)
+
+
+def check_folders(members: list[Member]) -> None:
+    """Refuse runs that differ and would share a folder."""
+    for a, b in itertools.combinations(members, 2):
+        if a.run.path == b.run.path and a.run.identity != b.run.identity:
+            raise UserError(
+                f"run: given {b.run.config.run}, but the sweep's runs differ and need a folder "
+                "each; leave run=NAME to single runs"
+            )

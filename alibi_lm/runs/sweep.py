@@ -1,4 +1,4 @@
-"""Sweeps: Hydra's own multirun over runs, then one report over what they scored.
+"""A sweep: Hydra's multirun over runs, then one report of what they scored.
 
 Every member is composed and checked before the first is trained, so a typo in the last one costs
 nothing. Which launcher runs the members is Hydra's business. A member that fails leaves its reason
@@ -8,130 +8,114 @@ in its folder and the others go on; at the end stands what failed and how to run
 import itertools
 import os
 import shlex
-import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alibi_lm.cli import (
-    FAILED,
-    check_overrides,
-    explain,
-    help_text,
-    run_cleanly,
-    run_hydra,
-    wants_help,
-)
-from alibi_lm.config import Config, from_hydra
+from alibi_lm.cli import FAILED, Composed, FailedError, compose_all, explain
+from alibi_lm.config import Config
 from alibi_lm.errors import NonfiniteError, UserError
 from alibi_lm.evaluation.rows import Result
 from alibi_lm.machine import processes
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.interruption import listen
-from alibi_lm.machine.progress import say
-from alibi_lm.markdown import Table, markdown
+from alibi_lm.machine.progress import labelled, say
 from alibi_lm.report import summary, write_report
-from alibi_lm.runs.evaluate import (
-    evaluate_run,
-    evaluation_dtype,
-    missing_results,
-    protocols,
-)
-from alibi_lm.runs.folder import Run, find_run
-from alibi_lm.runs.plan import Member, _prepared, check_members, plan
-from alibi_lm.runs.tracking import track
+from alibi_lm.report.tables import Table, markdown
+from alibi_lm.runs.evaluate import evaluate_run
+from alibi_lm.runs.folder import group
+from alibi_lm.runs.plan import Corpora, Member, check_folders, check_settings, open_member
 from alibi_lm.runs.train import train_run
+from alibi_lm.tracking import Described, track
 
 
-def main(doc: str) -> None:
-    """Run the sweep that the command line describes."""
-    if wants_help():
-        print(help_text(doc, Config))
-    else:
-        run_cleanly(lambda: sweep(sys.argv[1:]))
+class Sweep:
+    """The task that scripts/sweep.py gives to Hydra. It travels to wherever members are run."""
+
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+
+    def check(self, composed: list[Composed]) -> None:
+        """Plan every member; a UserError if any of them cannot be done."""
+        corpora: Corpora = {}
+        configs = compose_all(composed, Config)
+        say(f"{len(configs)} {'run' if len(configs) == 1 else 'runs'}")
+        for config, _ in configs:
+            check_settings(config)
+        for config, _ in configs:
+            Path(config.output, "runs").mkdir(parents=True, exist_ok=True)
+        self.members = [open_member(config, corpora, words) for config, words in configs]
+        check_folders(self.members)
+
+    def __call__(self, values: DictConfig) -> None:
+        """Run the member whose number Hydra says."""
+        number = HydraConfig.get().job.num
+        with labelled(f"[{number + 1}/{len(self.members)}] "):
+            run_or_note_failure(self.members[number])
+
+    def run(self, launch: Callable[[], Any]) -> None:
+        """Launch the members, then report on all of them; `FailedError` if any failed."""
+        launcher_error: Exception | None = None
+        try:
+            launch()
+        except Exception as error:  # of the launcher: a member's own is noted in its folder
+            say(f"the launcher failed: {type(error).__name__}: {error}")
+            launcher_error = error
+        processes.init()
+        failed = processes.on_rank_zero(lambda: report(self.members))
+        if launcher_error is not None:
+            raise launcher_error
+        if failed:
+            raise FailedError
 
 
-def sweep(arguments: list[str]) -> None:
-    """Check every member, run them through Hydra's multirun, report on all of them."""
-    options = get_args_parser().parse_args(arguments)
-    if options.cfg or options.info or options.hydra_help:
-        run_hydra("config", lambda values: None)  # Hydra prints what is asked for and runs nothing
-        return
-    check_overrides(options.overrides, may_sweep=True)
-    members = plan(options.overrides)
-    total = len(members)
-    say(f"{total} {'run' if total == 1 else 'runs'}")
-    check_members([member.config for member in members])
-
-    def job(values: DictConfig) -> None:
-        number = HydraConfig.get().job.num + 1
-        run_or_note_why_not(from_hydra(values, Config), f"[{number}/{total}] ")
-
-    if not options.multirun:
-        sys.argv.append("--multirun")
-    launcher_error: Exception | None = None
-    try:
-        run_hydra("config", job)
-    except Exception as error:  # of the launcher: a member's own is noted in its folder
-        say(f"the launcher failed: {type(error).__name__}: {error}")
-        launcher_error = error
-    processes.join()
-    failed = processes.by_first(lambda: report(members))
-    if launcher_error is not None:
-        raise launcher_error
-    if failed:
-        sys.exit(FAILED)
-
-
-def run_or_note_why_not(config: Config, label: str) -> None:
+def run_or_note_failure(member: Member) -> None:
     """Run a member wherever the launcher put it; if it fails, its folder says why."""
     listen()
-    run: Run | None = None
+    run = member.run
     try:
-        run = find_run(config, _prepared(config))
-        if processes.is_first():
+        if processes.is_rank_zero():
             run.failure.unlink(missing_ok=True)
-        run_member(config, label)
+        run_member(member)
     except Exception as error:
-        reason = explain(error, Config) or f"{type(error).__name__}: {error}"
-        say(f"{label}failed: {reason}")
-        if run is not None and processes.is_first():
-            with suppress(OSError):  # the disk may be full, which is what was said
+        reason = explain(error) or f"{type(error).__name__}: {error}"
+        say(f"failed: {reason}")
+        if processes.is_rank_zero():
+            with suppress(OSError):  # the disk may be full, which is the reason
                 run.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(run.failure, reason + "\n")
-        if processes.count() > 1 and not isinstance(error, NonfiniteError):
+        if processes.world_size() > 1 and not isinstance(error, NonfiniteError):
             raise SystemExit(FAILED) from error  # the others wait for this one
 
 
-def run_member(config: Config, label: str = "") -> None:
+def run_member(member: Member) -> None:
     """Train and evaluate one run, each unless it is done."""
-    data = _prepared(config)
-    with track(config, find_run(config, data).path) as tracker:
-        run = train_run(config, data, tracker, label)
-        evaluate_run(run, data, config.evaluation, config.device, config.backend, tracker, label)
+    run = member.run
+    with track(run.config.tracking, run.path, run.described()) as tracker:
+        train_run(run, tracker)
+        evaluate_run(run, member.wanted, tracker)
 
 
 def report(members: list[Member]) -> bool:
-    """Print and write the report of what all members scored, and what failed; whether any did."""
-    results, failed = [], []
+    """Print and write the report of all members, and what failed; returns whether any did."""
+    results: dict[tuple[Path, Any], Result] = {}
+    failed = []
     for member in members:
-        config = member.config
-        run, wanted = member.run, protocols(config.evaluation, config.train_length)
+        folder = member.run
         try:
-            there = run.results()
-            dtype = evaluation_dtype(config.evaluation, config)
-            missing = missing_results(run, wanted, config.backend, dtype, again=False)
+            there = folder.results()
         except UserError:  # its rows are damaged, as its failure says
-            there, missing = {}, wanted
-        results += [there[protocol] for protocol in wanted if protocol in there]
-        if missing or run.failure.exists():
+            there = {}
+        results |= {(folder.path, m): there[m] for m in member.wanted if m in there}
+        if folder.failure.exists() or any(m not in there for m in member.wanted):
             failed.append(member)
     try:
         if results:
-            _report_on(results, members[0].config)
+            _report_on(list(results.values()), members[0].run.config)
     finally:
         if failed:
             say("\n" + failures(failed, len(members)))
@@ -144,7 +128,8 @@ def _report_on(results: list[Result], config: Config) -> None:
     before = rows.read_bytes() if rows.exists() else b""
     paths = write_report(results, output)
     if rows.read_bytes() != before:
-        with track(config, output, "report") as tracker:
+        described = Described(f"{group(config)} report", group(config), "report")
+        with track(config.tracking, output, described) as tracker:
             tracker.table([result.row for result in results])
             for path in paths:
                 if path.suffix == ".png":
@@ -157,25 +142,24 @@ def failures(failed: list[Member], total: int) -> str:
     """A table of the members that failed, and the commands that run them again."""
     body = []
     for member in failed:
-        run = member.run
-        why = (
-            run.failure.read_text()
-            if run.failure.exists()
-            else "no word of it: killed, or not done yet"
-        )
-        log = str(run.log) if run.log.exists() else "none"
-        body.append([run.path.name, " ".join(why.split()), log])
+        folder = member.run
+        why = "no result: the process was killed or is still running"
+        if folder.failure.exists():
+            why = folder.failure.read_text()
+        log = str(folder.log) if folder.log.exists() else "none"
+        body.append([folder.path.name, " ".join(why.split()), log])
     table = markdown(Table(["run", "why", "log"], body, texts=3), aligned=False)
     lines = [f"{len(failed)} of {total} runs failed:", "", table, ""]
-    lines += ["to run just these again:", *(f"  {line}" for line in commands(failed))]
+    overrides = [list(member.overrides) for member in failed]
+    lines += ["to run just these again:", *(f"  {line}" for line in commands(overrides))]
     return "\n".join(lines)
 
 
-def commands(members: list[Member]) -> list[str]:
-    """Commands for these members: one, where they are all combinations of their settings."""
+def commands(members: list[list[str]]) -> list[str]:
+    """Commands for the members of these overrides: one, if they are all combinations of them."""
     choices: dict[str, list[str]] = {}
-    for member in members:
-        for override in member.overrides:
+    for overrides in members:
+        for override in overrides:
             key, _, value = override.partition("=")
             values = choices.setdefault(key, [])
             if value not in values:
@@ -184,10 +168,10 @@ def commands(members: list[Member]) -> list[str]:
         [f"{key}={value}" for key, value in zip(choices, values, strict=True)]
         for values in itertools.product(*choices.values())
     ]
-    wanted = [member.overrides for member in members]
+    wanted = members
     if all(combination in wanted for combination in combinations):
         wanted = [[f"{key}={','.join(values)}" for key, values in choices.items()]]
     start = ["python"]
-    if processes.count() > 1:
+    if processes.world_size() > 1:
         start = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
     return [shlex.join([*start, "scripts/sweep.py", *overrides]) for overrides in wanted]

@@ -11,7 +11,6 @@ once.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,22 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from alibi_lm.errors import UserError
+from alibi_lm.machine import processes
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.progress import say
 
+Tensors = dict[str, Tensor]
+Groups = list[dict[str, Any]]  # of parameters: plain values, which JSON holds
 KEPT = 2  # checkpoints: the newest, and the one before should the newest turn out damaged
 
 
 @dataclass(frozen=True)
 class State:
-    """A training that stands after a whole number of updates."""
+    """A training after a whole number of updates."""
 
     step: int  # optimizer updates completed
-    tensors: dict[str, Tensor]  # of model and optimizer, by `state_of`
-    notes: dict[str, Any]  # what else goes on: numbers and lists of them
+    tensors: Tensors  # of model and optimizer, by `state_of`
+    notes: dict[str, Any]  # everything else that continues: plain values, as JSON
 
 
 class Checkpoints:
@@ -46,7 +48,7 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Write a checkpoint. Once it is whole, older ones but the last go.
 
-        Later ones go too: they are damaged, or training would have gone on from them.
+        Later ones go too: they are damaged, or training would have continued from them.
         """
         self.folder.mkdir(exist_ok=True)
         content = save(state.tensors, {"notes": json.dumps(state.notes)})
@@ -71,7 +73,7 @@ class Checkpoints:
         """Remove them all."""
         for path in self._files():
             path.unlink()
-        with contextlib.suppress(OSError):  # gone already, or somebody keeps a file there
+        with contextlib.suppress(OSError):  # already gone, or it holds somebody's file
             self.folder.rmdir()
 
     def _files(self) -> list[Path]:
@@ -89,61 +91,63 @@ def _notes(content: bytes) -> dict[str, Any]:
     return notes
 
 
-def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every parameter and what the optimizer knows of it, by name, whole and on the CPU.
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Tensors, Groups]:
+    """Tensors of model and optimizer, whole and on the CPU, and the optimizer's parameter groups.
 
-    Where processes share the parameters among them, all must call this.
+    Where processes share the parameters, all must call this; only rank 0 gets something.
     """
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"model.{name}"] = _whole(parameter)
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{name}.{key}"] = _whole(value)
-    return tensors
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    found: tuple[Any, Any] = get_state_dict(model, optimizer, options=_whole())
+    weights, states = found
+    tensors = {f"model.{name}": value.contiguous() for name, value in weights.items()}
+    for name, kept in states.get("state", {}).items():
+        tensors |= {f"optimizer.{name}.{key}": value for key, value in kept.items()}
+    return tensors, states.get("param_groups", [])
 
 
-@torch.no_grad()
 def restore(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors, groups: Groups
 ) -> None:
-    """Put model and optimizer into the state that `state_of` gave."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(_as(parameter, tensors[f"model.{name}"]))
-        prefix = f"optimizer.{name}."
-        optimizer.state[parameter] = {
-            key.removeprefix(prefix): _as(parameter, value)
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
+    """Put model and optimizer into the state that `state_of` returned, in all processes."""
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+
+    of_model: dict[str, Any] = {}
+    states: dict[str, dict[str, Tensor]] = {}
+    # Sorted: the processes distribute one tensor after the other, and each has read its own file.
+    for name, value in sorted(tensors.items()):
+        part, _, name = name.partition(".")
+        if part == "model":
+            of_model[name] = value
+        else:
+            parameter, _, key = name.rpartition(".")
+            states.setdefault(parameter, {})[key] = value
+    of_optimizer: Any = {"state": states, "param_groups": groups}
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=of_model,
+        optim_state_dict=of_optimizer,
+        options=_whole(),
+    )
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    """A copy on the CPU, put together where processes hold parts of it (FSDP's DTensor)."""
-    if hasattr(tensor, "full_tensor"):
-        tensor = tensor.full_tensor()
-    return tensor.detach().cpu().clone().contiguous()
+def _whole() -> Any:
+    """Options of torch's state dicts: on the CPU, and put together from the processes' shards."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
 
-
-def _as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor on the parameter's device, and shared between processes as that is."""
-    if value.shape == parameter.shape and hasattr(parameter, "full_tensor"):
-        from torch.distributed.tensor import DTensor, distribute_tensor
-
-        assert isinstance(parameter, DTensor)
-        on_device = value.to(parameter.device)
-        # Each process has read all of it and takes its part; nothing is sent.
-        return distribute_tensor(
-            on_device, parameter.device_mesh, parameter.placements, src_data_rank=None
-        )
-    return value.to(parameter.device)
+    return StateDictOptions(full_state_dict=processes.world_size() > 1, cpu_offload=True)
 
 
 def pack_weights(model: nn.Module) -> bytes:
-    """Every parameter, as the content of a file.
+    """Every parameter, as the content of a safetensors file.
 
-    Where processes share the parameters among them, all must call this.
+    Where processes share the parameters, all must call this; only rank 0 gets something.
     """
-    return save({name: _whole(parameter) for name, parameter in model.named_parameters()})
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+    weights: dict[str, Any] = get_model_state_dict(model, options=_whole())
+    return save({name: weight.contiguous() for name, weight in weights.items()})
 
 
 def load_weights(model: nn.Module, path: Path, part: str = "", sha256: str | None = None) -> None:

@@ -1,7 +1,7 @@
-"""The training recipe: schedule, optimizer, and the loop of updates.
+"""The loop of updates, and one update.
 
 Batches, dropout and learning rate are functions of (seed, step) alone, so a training that stopped
-goes on from its last whole update as if nothing had been.
+continues from its last whole update as if it had not stopped.
 """
 
 import math
@@ -13,23 +13,36 @@ import torch
 from torch import Tensor, nn
 
 from alibi_lm.attention import leave_uncompiled
-from alibi_lm.config import Config
 from alibi_lm.data.batches import Batches
 from alibi_lm.errors import NonfiniteError
 from alibi_lm.machine import processes
 from alibi_lm.machine.device import autocast, compile_every_shape
 from alibi_lm.model.decoder import Decoder
-from alibi_lm.training.loss_scale import LossScale
-from alibi_lm.training.optim import lr_at
-from alibi_lm.training.parallel import gradient_norm, share_rows, sum_gradients
+from alibi_lm.training.optim import OptimConfig, lr_at
+from alibi_lm.training.parallel import clip_gradients, share_rows, sync_gradients
+
+SMALLEST_SCALE = 1e-4  # of the loss in float16; smaller, something else is wrong
 
 
 def compile_blocks(model: Decoder) -> None:
-    """Have torch compile each block where it is; the first step then waits for the compiler."""
+    """Compile each block in place; the first step then waits for the compiler."""
     compile_every_shape()
     leave_uncompiled()
     for block in model.blocks:
         block.compile(dynamic=False)
+
+
+def build_scaler(dtype: str, device: torch.device, tokens: int) -> torch.amp.GradScaler:
+    """What scales the loss in float16, so that small gradients do not vanish; else it does nothing.
+
+    As fairseq (optim/dynamic_loss_scaler.py): the sum of the losses is multiplied by 128 at first,
+    by twice as much after 2,048 updates without overflow (its 2^14 shared by the paper's 8 GPUs),
+    and by half as much after an overflow, whose update is skipped. tokens: of an update, since
+    what is scaled here is the mean.
+    """
+    return torch.amp.GradScaler(
+        device.type, 2.0**7 * tokens, growth_interval=2**11, enabled=dtype == "float16"
+    )
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Update:
 
     step: int  # updates completed, this one included
     loss: float  # mean over all tokens of the update, nats
-    grad_norm: float  # before clipping
+    grad_norm: float  # before clipping; infinite where float16 overflowed: nothing was updated
     lr: float
 
 
@@ -46,46 +59,49 @@ def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
-    config: Config,
+    optim: OptimConfig,
     device: torch.device,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    passes: int = 1,
     first: int = 0,
     before_pass: Callable[[], None] = lambda: None,
-    scale: LossScale | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Iterator[Update]:
-    """Run the recipe from the update after `first` completed ones, an Update at a time.
+    """Make the updates that follow `first` completed ones, and yield what each reports.
 
-    before_pass: called before each forward pass; where it raises, the unfinished update has
-    changed nothing. scale: of the loss, where dtype=float16.
+    seed: of dropout. passes: forward passes of an update (gradient accumulation).
+    before_pass: called before each forward pass; if it raises, the unfinished update has changed
+    nothing. Raises a NonfiniteError, before the update, where loss or gradient is NaN or infinite.
     """
     model.train()
-    for step in range(first, config.optim.steps):
-        lr = lr_at(step, config.optim)
+    scaler = scaler or build_scaler(dtype, device, optim.tokens_per_step)
+    for step in range(first, optim.steps):
+        lr = lr_at(step, optim)
         for group in optimizer.param_groups:
             group["lr"] = lr
         inputs, targets = (share_rows(torch.from_numpy(x)).to(device) for x in batches[step])
-        for factor in scale.attempts() if scale else (None,):
-            torch.manual_seed(dropout_seed(config.seed, step, processes.rank()))
-            loss, norm = update(
-                model, optimizer, inputs, targets, config, device, before_pass, factor
-            )
-            if math.isfinite(norm) or not math.isfinite(loss):
-                break  # else the gradient overflowed
-        if scale and factor and math.isfinite(loss) and math.isfinite(norm):
-            scale.succeeded(factor)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            blocks = ", ".join(map(str, batches.blocks(step)))
-            raise NonfiniteError(
-                f"training stopped before update {step + 1}: the loss is {loss} and the gradient's "
-                f"norm {norm}, on blocks {blocks} of the training split (block b is the "
-                f"{batches.length} tokens from b x {batches.length} on); the weights before it are "
-                f"kept; try a smaller optim.lr (now {config.optim.lr}) or a longer "
-                f"optim.warmup_steps (now {config.optim.warmup_steps})"
-            )
+        torch.manual_seed(dropout_seed(seed, step, processes.rank()))
+        loss, norm = update(
+            model,
+            optimizer,
+            inputs,
+            targets,
+            optim.grad_clip,
+            dtype=dtype,
+            passes=passes,
+            before_pass=before_pass,
+            scaler=scaler,
+        )
+        overflow = scaler.is_enabled() and scaler.get_scale() >= SMALLEST_SCALE
+        if not math.isfinite(loss) or not (math.isfinite(norm) or overflow):
+            raise _nonfinite(step, loss, norm, batches, optim)
         yield Update(step + 1, loss, norm, lr)
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """What decides which activations a step drops, in each process others."""
+    """The seed of a step's dropout; each process has its own."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
@@ -94,32 +110,49 @@ def update(
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     targets: Tensor,
-    config: Config,
-    device: torch.device,
+    grad_clip: float,
+    *,
+    dtype: str = "float32",
+    passes: int = 1,
     before_pass: Callable[[], None] = lambda: None,
-    scale: float | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> tuple[float, float]:
-    """One optimizer update on the mean loss over all tokens, in grad_accum_steps passes.
+    """One optimizer update on the mean loss over all tokens, in so many forward passes.
 
-    inputs, targets: (B, T), this process's share. scale: what the sum of the losses is multiplied
-    by while it is differentiated. Returns the loss (nats) and the gradient's norm before clipping,
-    both over all processes; if either is not finite, nothing is updated.
+    inputs, targets: (B, T), this process's share. Returns the loss (nats) and the gradient's norm
+    before clipping, both over all processes; if either is not finite, nothing is updated.
     """
-    loss = 0.0
-    n_processes = processes.count()
+    device, n_processes = inputs.device, processes.world_size()
     n_tokens = targets.numel() * n_processes
-    factor = scale * n_tokens if scale else 1.0
-    passes = config.grad_accum_steps(n_processes)
+    scaler = scaler or build_scaler(dtype, device, n_tokens)
+    loss = 0.0
     pairs = zip(inputs.chunk(passes), targets.chunk(passes), strict=True)
     for number, (x, y) in enumerate(pairs, start=1):
         before_pass()
-        sum_gradients(model, in_next_pass=number == passes)
-        with autocast(device, config.dtype):
+        sync_gradients(model, enabled=number == passes)
+        with autocast(device, dtype):
             part = model(x, y).sum() / n_tokens
-        (part * (n_processes * factor)).backward()  # gradients are averaged over the processes
+        # Gradients are averaged over the processes, and their sum is wanted.
+        scaler.scale(part * n_processes).backward()
         loss += part.item()
-    loss, norm = processes.total(loss), gradient_norm(model, config.optim.grad_clip, factor)
-    if math.isfinite(loss) and math.isfinite(norm):
-        optimizer.step()
+    loss = processes.all_reduce_sum(loss)
+    scaler.unscale_(optimizer)
+    norm = clip_gradients(model, grad_clip)
+    if math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled()):
+        scaler.step(optimizer)
+        scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return loss, norm
+
+
+def _nonfinite(
+    step: int, loss: float, norm: float, batches: Batches, optim: OptimConfig
+) -> NonfiniteError:
+    blocks = ", ".join(map(str, batches.blocks(step)))
+    return NonfiniteError(
+        f"training stopped before update {step + 1}: the loss is {loss} and the gradient's norm "
+        f"{norm}, on blocks {blocks} of the training split (block b is the {batches.length} "
+        f"tokens from b x {batches.length} on); the weights before the update are kept; try a "
+        f"smaller optim.lr (now {optim.lr}) or a longer optim.warmup_steps (now "
+        f"{optim.warmup_steps})"
+    )

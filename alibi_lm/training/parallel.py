@@ -1,7 +1,7 @@
-"""One model trained by several processes: each holds it whole (DDP), or a part of it (FSDP2).
+"""One model trained by several processes: each holds all of it (DDP), or a part of it (FSDP2).
 
-Both sum gradients over the processes between the last pass of an update and the optimizer. They
-average, where we want the sum over all tokens: `update` multiplies by the count of processes.
+Both average the gradients over the processes between the last pass of an update and the optimizer;
+`update` multiplies by the number of processes, because it wants the sum over all tokens.
 """
 
 import warnings
@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from alibi_lm.machine import processes
 from alibi_lm.model.decoder import Decoder
 
+PARALLEL = ("ddp", "fsdp")
+
 
 def share_model(model: Decoder, how: str, device: torch.device) -> nn.Module:
-    """The model as the processes train it; the model itself where there is only one process.
+    """The model as the processes train it; with one process, the model itself.
 
     how: ddp or fsdp. All processes must hold the same weights. With fsdp, the model's parameters
     are replaced by shards of themselves.
     """
-    if processes.count() == 1:
+    if processes.world_size() == 1:
         return model
     if how == "ddp":
         # Nothing is broadcast: every process draws the same initial weights.
@@ -27,42 +29,32 @@ def share_model(model: Decoder, how: str, device: torch.device) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard  # over half a second to import
 
-    # The losses that the model gives are a view; nothing is ever written into them.
+    # The losses that the model returns are a view; nothing is ever written into them.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
-    mesh = init_device_mesh(device.type, (processes.count(),))
+    mesh = init_device_mesh(device.type, (processes.world_size(),))
     for part in (*model.blocks, model):
         fully_shard(part, mesh=mesh)
     return model
 
 
-def sum_gradients(model: nn.Module, in_next_pass: bool) -> None:
-    """Say whether the next pass sums gradients over the processes; only the last of an update does.
-
-    A single process has nothing to sum.
-    """
+def sync_gradients(model: nn.Module, enabled: bool) -> None:
+    """Set whether the next backward pass averages gradients; only the last of an update does."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
-        model.require_backward_grad_sync = in_next_pass
-    elif processes.count() > 1:
+        model.require_backward_grad_sync = enabled
+    elif processes.world_size() > 1:
         from torch.distributed.fsdp import FSDPModule
 
         assert isinstance(model, FSDPModule)
-        model.set_requires_gradient_sync(in_next_pass)
+        model.set_requires_gradient_sync(enabled)
 
 
 def share_rows(rows: Tensor) -> Tensor:
-    """Of an update's sequences the process's own. (B, T) -> (B / processes, T)."""
-    return rows.chunk(processes.count())[processes.rank()]
+    """Of an update's sequences, the share of this process. (B, T) -> (B / processes, T)."""
+    return rows.chunk(processes.world_size())[processes.rank()]
 
 
-def gradient_norm(model: nn.Module, limit: float, factor: float = 1.0) -> float:
-    """The norm of the gradient over all processes; then it is scaled down to the limit.
-
-    factor: what the gradients are too large by, and are divided by first.
-    """
-    if factor != 1.0:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.div_(factor)
+def clip_gradients(model: nn.Module, limit: float) -> float:
+    """Clip to `limit`; returns the norm before clipping, over all processes."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
     if hasattr(norm, "full_tensor"):
         norm = norm.full_tensor()

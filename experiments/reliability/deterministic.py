@@ -8,13 +8,14 @@ import time
 
 import torch
 
-from alibi_lm.config import Config, ModelConfig, OptimConfig
+from alibi_lm.config import Config
 from alibi_lm.machine.device import be_deterministic, resolve_device
 from alibi_lm.machine.memory import keep_freed_memory
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 from alibi_lm.training.loop import update
-from alibi_lm.training.optim import build_optimizer
+from alibi_lm.training.optim import OptimConfig, build_optimizer
 
 STEPS, ROUNDS = 10, 15
 

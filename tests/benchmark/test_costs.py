@@ -6,34 +6,42 @@ from dataclasses import replace
 from subprocess import CompletedProcess
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from samples import composed
 
 from alibi_lm.benchmark.costs import (
+    HEAD,
+    Meter,
+    PlanConfig,
+    PlanSettings,
     Text,
     cost,
     fitting,
+    machines,
     named_machine,
-    table,
+    plan_lines,
     text_of,
     this_machine,
 )
+from alibi_lm.benchmark.flops import flops_per_token, zipf_tokens
 from alibi_lm.benchmark.measure import rise
-from alibi_lm.config import AdamwConfig, Config, ModelConfig, NagConfig, OptimConfig
-from alibi_lm.data.text import TextConfig
+from alibi_lm.config import Config
+from alibi_lm.data.sources.text import TextConfig
+from alibi_lm.data.sources.wikitext import WikitextConfig
 from alibi_lm.data.tokenizers import BpeConfig, WordsConfig
 from alibi_lm.data.tokens import prepare
-from alibi_lm.data.wikitext import WikitextConfig
 from alibi_lm.errors import UserError
+from alibi_lm.evaluation.protocols import Nonoverlapping
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 from alibi_lm.report.published import WIKITEXT, perplexities
-from alibi_lm.runs.plan import plan
 from alibi_lm.training.loop import update
-from alibi_lm.training.optim import build_optimizer
+from alibi_lm.training.optim import AdamwConfig, NagConfig, OptimConfig, build_optimizer
 
 CPU = torch.device("cpu")
+METER = Meter()  # shared: it measures each model once
 PLAIN = ModelConfig(n_layers=2, n_heads=4, d_model=128, d_ff=512)
 PAPERS = ModelConfig(
     n_layers=2,
@@ -53,12 +61,12 @@ def measured_memory(config: Config, vocab_size: int) -> int:
     """Bytes of all tensors at the peak of a real update, on words that follow Zipf's law."""
     model = Decoder(config.model, config.position, vocab_size, checkpointing=config.checkpointing)
     optimizer = build_optimizer(model, config.optim)
-    shape = (config.sequences_per_step, config.train_length + 1)
-    ranks = np.exp(np.random.default_rng(0).random(shape) * np.log(vocab_size)).astype(np.int64)
-    rows = torch.from_numpy(ranks - 1)
+    n, length = config.sequences_per_step, config.train_length
+    rows = zipf_tokens(vocab_size, n * (length + 1)).view(n, length + 1)
+    how = {"dtype": config.dtype, "passes": config.grad_accum_steps()}
 
     def step() -> None:
-        update(model, optimizer, rows[:, :-1], rows[:, 1:], config, CPU)
+        update(model, optimizer, rows[:, :-1], rows[:, 1:], 1.0, **how)
 
     step()
     state = [v for values in optimizer.state.values() for v in values.values()]
@@ -86,68 +94,96 @@ def test_memory_is_what_is_measured(
     position: str, sizes: ModelConfig, optim: OptimConfig, vocab_size: int, changes: dict[str, Any]
 ) -> None:
     config = Config(
-        position=SCHEMES[position][0](), model=sizes, optim=optim, train_length=256, **changes
+        position=SCHEMES.settings[position](), model=sizes, optim=optim, train_length=256, **changes
     )
-    predicted = cost(config, Text(vocab_size, None)).memory
+    predicted = cost(config, Text(vocab_size, None), METER).memory
     assert predicted == pytest.approx(measured_memory(config, vocab_size), rel=0.15)
 
 
 @functools.cache
-def papers(position: str, length: int) -> Config:
+def papers(position: str, length: int) -> PlanConfig:
     overrides = [f"position={position}", f"train_length={length}", "data=wikitext103"]
-    (member,) = plan(["experiment=extrapolation", "scale=paper", *overrides])
-    return member.config
+    preset = ["experiment=extrapolation", "scale=paper", "plan.hardware=V100"]
+    config: PlanConfig = composed(*preset, *overrides, kind=PlanConfig)
+    return config
 
 
 def test_the_papers_model_by_hand() -> None:
     config = papers("alibi", 512)
-    found = cost(config, text_of(config))
-    assert found.parameters == 246_933_504
-    assert found.train_tokens == 286_000 * 73_728 == 21_086_208_000
+    vocab_size = text_of(config).vocab_size
+    assert METER.parameters(config, vocab_size) == 246_933_504
+    assert config.optim.train_tokens == 286_000 * 73_728 == 21_086_208_000
     layers = 16 * (4 * 1024**2 + 2 * 1024 * 4096)
     attention = 16 * 2 * 1024 * (512 + 1) / 2  # q k and attention v of half the keys
     head = 20_002 * 1024
-    by_hand = 21_086_208_000 * 6 * (layers + attention + head)
-    assert found.train_flops == pytest.approx(by_hand, rel=0.02)
+    by_hand = 2 * (layers + attention + head)
+    assert METER.flops(config, vocab_size, 512) == pytest.approx(by_hand, rel=0.02)
     # Table 2: every length reads the 217,646 tokens in whole blocks.
     lengths = config.evaluation.lengths_of(512)
     assert {512, 513, 522, 612, 712, 1512, 2512, 15_512} <= set(lengths)
-    assert found.evaluation_tokens == sum(-(-217_646 // n) * n for n in lengths)
+
+
+def small(position: str, length: int, **plan: Any) -> PlanConfig:
+    """The paper's model five times narrower, on its text."""
+    overrides = [f"position={position}", f"train_length={length}", "data=wikitext103"]
+    preset = ["experiment=extrapolation", "scale=small", "tokenizer.vocab_size=20000"]
+    config: PlanConfig = composed(*preset, *overrides, kind=PlanConfig)
+    return replace(config, plan=PlanSettings(**plan))
 
 
 def test_every_published_length_is_evaluated() -> None:
     evaluation = papers("alibi", 512).evaluation
     for group, curves in perplexities().items():
-        if group.study.dataset == WIKITEXT and group.protocol == "nonoverlapping":
+        if group.study.dataset == WIKITEXT and group.protocol == Nonoverlapping(0):
             for curve in curves:
                 assert set(curve.points) <= set(evaluation.lengths_of(curve.train_length))
 
 
 def test_hours_follow_from_the_throughput() -> None:
-    config = papers("sinusoidal", 3072)
-    found = cost(config, text_of(config), "cuda", 8)
-    machine = named_machine("V100", 8, 0.35, config)
-    assert machine.training == pytest.approx(8 * 0.35 * 125e12)
-    assert machine.evaluation == pytest.approx(8 * 0.35 * 15.7e12)  # in float32
-    costs, notes = table(["one"], [config], [text_of(config)], [machine])
-    line = dict(zip(costs.head, costs.body[0], strict=True))
+    config = small("sinusoidal", 384, hardware="V100", devices=6)
+    config = replace(
+        config, dtype="float16", evaluation=replace(config.evaluation, dtype="float32")
+    )
+    found, machine = cost(config, text_of(config), METER, 6), named_machine(config)
+    assert machine.training == pytest.approx(6 * 0.35 * 125e12)
+    assert machine.evaluation == pytest.approx(6 * 0.35 * 15.7e12)
+    lengths = config.evaluation.lengths_of(384)
+    assert found.evaluation_tokens == sum(-(-217_646 // n) * n for n in lengths)
+    planned_for = machines([config], [text_of(config)], METER)
+    assert planned_for == [machine]
+    (line, _), notes = plan_lines(["one"], [config], [text_of(config)], METER, planned_for)
+    cells = dict(zip(HEAD, line, strict=True))
     seconds = found.train_flops / machine.training
-    assert float(line["hours"]) == pytest.approx(seconds / 3600, rel=5e-3)
-    rate = float(line["training: tokens/s"].replace(",", ""))
+    assert float(cells["hours"]) == pytest.approx(seconds / 3600, rel=5e-3)
+    rate = float(cells["training: tokens/s"].replace(",", ""))
     assert rate == pytest.approx(found.train_tokens / seconds, rel=1e-3)
     assert notes == []
 
 
 def test_what_fits() -> None:
-    """A V100 does not hold 73,728 tokens of the paper's model; it holds a share of them."""
-    config = papers("alibi", 512)
-    text, small = text_of(config), named_machine("V100", 1, 0.35, config)
-    assert cost(config, text, "cuda").memory > small.memory
-    fits = fitting(config, text, small)
-    assert fits is not None and 144 % fits == 0
+    """A machine that holds half of what an update takes holds a share of its sequences."""
+    config = small("alibi", 64, hardware="V100")
+    text = text_of(config)
+    whole = cost(config, text, METER).memory
+    machine = replace(named_machine(config), memory=0.5 * whole)
+    fits = fitting(config, text, machine, METER)
+    assert fits is not None and fits < 36 == config.sequences_per_step and 36 % fits == 0
     fitted = replace(config, optim=replace(config.optim, micro_batch_size=fits))
-    assert cost(fitted, text, "cuda").memory <= small.memory
-    assert fitting(config, text, replace(small, memory=1e9)) is None
+    assert cost(fitted, text, METER).memory <= machine.memory
+    assert fitting(config, text, replace(machine, memory=1e6), METER) is None
+
+
+def test_flops_by_hand() -> None:
+    """Of a plain softmax; torch counts the products, the keys that a query sees are averaged."""
+    d, ff, layers, vocab = 32, 64, 2, 50
+    sizes = ModelConfig(n_layers=layers, n_heads=4, d_model=d, d_ff=ff)
+    for position in SCHEMES.settings:
+        net = Decoder(sizes, SCHEMES.settings[position](), vocab)
+        weights = vocab * d + layers * (4 * d * d + 2 * d * ff)
+        keys = (1 + 2 + 3 + 4) / 4
+        # Each key costs a query 2 d for the logit and 2 d for the sum of values.
+        by_hand = 2 * weights + layers * keys * 4 * d
+        assert flops_per_token(net, vocab, 4) == pytest.approx(by_hand)
 
 
 def test_what_is_known_of_the_text(text_file: Any, tmp_path: Any) -> None:
@@ -164,40 +200,53 @@ def test_what_is_known_of_the_text(text_file: Any, tmp_path: Any) -> None:
 
 
 def test_this_machine(small_config: Callable[..., Config]) -> None:
-    machine = this_machine(small_config(), Text(300, None))
-    assert machine.device == "cpu" and machine.training > 1e6 and machine.memory > 2**28
+    """Twice the layers take about twice the time: the rate is that of the operations."""
+    config = small_config()
+    machine = this_machine(config, Text(300, None), METER)
+    assert machine.measured and machine.n_devices == 1
+    assert 2**28 < machine.memory < 2**44
+    assert machine.training == machine.evaluation
 
 
 def test_script(in_process: Callable[..., CompletedProcess[str]]) -> None:
-    papers_own = ["experiment=extrapolation", "scale=paper", "data=wikitext103"]
-    one = [*papers_own, "position=alibi", "train_length=512"]
-    done = in_process("plan", *one, "--hardware", "V100")
+    one = ["experiment=extrapolation", "scale=small", "data=wikitext103", "position=alibi"]
+    one += ["train_length=64", "optim.tokens_per_step=23040000", "dtype=float16"]
+    lengths = "evaluation.lengths=[50000000]"
+    done = in_process("plan", *one, "plan.hardware=V100", lengths, "evaluation.dtype=float32")
     assert done.returncode == 0, done.stderr
-    assert "246,933,504" in done.stdout and "21,086,208,000" in done.stdout
-    assert "warning: alibi L512 s0: a training step needs" in done.stdout
+    assert "217,646" not in done.stdout  # it is read in one block of the length
+    assert "warning: alibi L64 s0: a training step needs" in done.stdout
     assert "optim.micro_batch_size=" in done.stdout
     assert "hours on 1 x V100 at 35% of the data sheet (float16, evaluation float32)" in done.stdout
+    assert "evaluation at 50,000,000 needs" in done.stdout
     done = in_process("plan", "position=none", "model.n_layers=1,2", "optim=adamw")
-    assert "none L64 s0 model.n_layers=1 " in done.stdout and "name --hardware" in done.stdout
-    done = in_process("plan", *one, "--tokens-per-second", "28300", "evaluation.lengths=[2000000]")
-    hours = 21_086_208_000 / 28_300 / 3600
-    assert f"{hours:,.0f}" in done.stdout
-    done = in_process("plan", *one, "--hardware", "V100", "evaluation.lengths=[2000000]")
-    assert "evaluation at 2,000,000 needs" in done.stdout
+    assert "none L64 s0 model.n_layers=1 " in done.stdout and "name plan.hardware" in done.stdout
+    done = in_process("plan", "position=none", "plan.tokens_per_second=1000")
+    assert f"{500 * 1024 / 1000 / 3600:.3g}" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--devices", "0"], "--devices: given 0"),
-        (["--devices", "7"], "7 processes cannot share the 16 sequences of a step"),
-        (["experiment=quickstart", "scale=small"], "scale goes with an experiment that has scales"),
-        (["model.cutoffs=[20000]"], "has only 1,024 tokens"),
+        (["plan.devices=0"], "plan.devices: given 0"),
+        (["plan.devices=7"], "7 processes cannot share the 16 sequences of a step"),
+        (["plan.measure=true", "plan.devices=2"], "plan.devices: goes with plan.hardware"),
+        (["plan.measure=true", "plan.hardware=A100"], "but only one of them can be"),
+        (["plan.hardware=B100"], "plan.hardware: given 'B100', but it must be one of"),
+        (["plan.efficiency=-1"], "plan.efficiency: given -1.0"),
+        (["plan.tokens_per_second=0"], "plan.tokens_per_second: given 0.0"),
+        (["tokenizer=words", "cache=CACHE"], "the vocabulary of tokenizer=words is not known"),
+        (["position=albi"], "did you mean alibi?"),
     ],
 )
 def test_bad_input(
-    in_process: Callable[..., CompletedProcess[str]], arguments: list[str], words: str
+    in_process: Callable[..., CompletedProcess[str]],
+    tmp_path: Any,
+    arguments: list[str],
+    words: str,
 ) -> None:
+    arguments = [a.replace("CACHE", str(tmp_path / "none")) for a in arguments]
     done = in_process("plan", *arguments)
-    assert done.returncode == 2 and words in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert words in done.stderr, done.stderr
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from alibi_lm.benchmark import measure as measure_module
-from alibi_lm.benchmark.measure import benchmark, rise
+from alibi_lm.benchmark.measure import BenchmarkConfig, benchmark, rise
 from alibi_lm.benchmark.rows import read_speeds
-from alibi_lm.config import BenchmarkConfig, ModelConfig
 from alibi_lm.errors import UserError
+from alibi_lm.model.config import ModelConfig
 
 CPU = torch.device("cpu")
 SIZES = ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=64)
@@ -128,10 +128,12 @@ def test_where_memory_runs_out_the_others_go_on(
 ) -> None:
     forward = measure_module.Decoder.forward
 
-    def limited(self: torch.nn.Module, x: torch.Tensor, *rest: object) -> torch.Tensor:
+    def limited(
+        self: torch.nn.Module, x: torch.Tensor, *rest: object, **more: object
+    ) -> torch.Tensor:
         if self.position.__class__.__name__ == "T5Bias" and x.shape[1] > 16:
             torch.empty(1 << 60)  # no machine has it: the allocator's own error
-        return forward(self, x, *rest)
+        return forward(self, x, *rest, **more)
 
     monkeypatch.setattr(measure_module.Decoder, "forward", limited)
     rows = benchmark(config(tmp_path))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 
 from alibi_lm.data.dictionary import SPECIALS, in_fairseq_layout, made_up, read_dictionary
-from alibi_lm.data.tokenizers import WordsConfig, build_tokenizer
+from alibi_lm.data.tokenizers import TOKENIZERS, WordsConfig
 from alibi_lm.errors import UserError
 
 
@@ -52,7 +52,7 @@ def test_words_in_the_dictionarys_order(tmp_path: Path) -> None:
     path.write_text("b 2\na 1\n")
     config = WordsConfig(layout="fairseq", dictionary=str(path))
     assert config.problems() == [] and config.learns_from() is None
-    assert build_tokenizer(config, []).encode("a b c\n").ids == [5, 4, 3, 2]
+    assert TOKENIZERS.build(config, []).encode("a b c\n").ids == [5, 4, 3, 2]
     for wrong in (
         WordsConfig(dictionary=str(path)),
         WordsConfig(layout="fairseq", dictionary=str(path), vocab_size=10),
@@ -63,6 +63,6 @@ def test_words_in_the_dictionarys_order(tmp_path: Path) -> None:
 
 def test_learned_in_fairseqs_layout() -> None:
     config = WordsConfig(layout="fairseq")
-    tokenizer = build_tokenizer(config, ["b b a <unk>\n", "b c\n"])
+    tokenizer = TOKENIZERS.build(config, ["b b a <unk>\n", "b c\n"])
     assert tokenizer.encode("b a c\n").ids == [4, 5, 6, 2]
     assert tokenizer.get_vocab_size() == 8

@@ -1,5 +1,5 @@
 from alibi_lm.data.corpus import DataConfig
-from alibi_lm.data.stdlib import HELD_OUT_BYTES, LARGEST_HELD_OUT, load_stdlib
+from alibi_lm.data.sources.stdlib import HELD_OUT_BYTES, LARGEST_HELD_OUT, load_stdlib
 
 
 def test_splits_have_their_sizes_and_share_nothing() -> None:

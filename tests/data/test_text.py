@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from alibi_lm.data.text import TextConfig, load_text
+from alibi_lm.data.sources.text import TextConfig, load_text
 from alibi_lm.errors import SettingsError, UserError
 
 

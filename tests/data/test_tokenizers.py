@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from alibi_lm.data import tokenizers as module
 from alibi_lm.data.corpus import count_words
 from alibi_lm.data.tokenizers import (
+    TOKENIZERS,
     BpeConfig,
+    BytesConfig,
     FileConfig,
-    TokenizerConfig,
     WordsConfig,
-    build_tokenizer,
     count_ids,
     encode,
     end_id,
@@ -35,7 +35,7 @@ documents = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size
 @given(documents)
 @settings(deadline=None)
 def test_bytes_are_the_utf8_bytes_and_an_end_for_each_document(texts: list[str]) -> None:
-    tokenizer = build_tokenizer(TokenizerConfig(), [])
+    tokenizer = TOKENIZERS.build(BytesConfig(), [])
     assert tokenizer.get_vocab_size() == 257
     got = ids(tokenizer, texts)
     assert len(got) == sum(len(text.encode()) + 1 for text in texts)
@@ -45,7 +45,7 @@ def test_bytes_are_the_utf8_bytes_and_an_end_for_each_document(texts: list[str])
 @given(documents)
 @settings(deadline=None)
 def test_bpe_gives_the_text_back(texts: list[str]) -> None:
-    tokenizer = build_tokenizer(BpeConfig(vocab_size=280), [SAMPLE])
+    tokenizer = TOKENIZERS.build(BpeConfig(vocab_size=280), [SAMPLE])
     got = ids(tokenizer, texts)
     assert got.count(0) == len(texts)
     assert tokenizer.decode(got, skip_special_tokens=False) == "".join(t + "</s>" for t in texts)
@@ -54,12 +54,12 @@ def test_bpe_gives_the_text_back(texts: list[str]) -> None:
 @given(documents)
 @settings(deadline=None)
 def test_words_are_as_many_as_the_corpus_counts(texts: list[str]) -> None:
-    tokenizer = build_tokenizer(WordsConfig(), [SAMPLE])
+    tokenizer = TOKENIZERS.build(WordsConfig(), [SAMPLE])
     assert len(ids(tokenizer, texts, ends_lines=True)) == sum(map(count_words, texts))
 
 
 def test_words_by_hand() -> None:
-    tokenizer = build_tokenizer(WordsConfig(), [SAMPLE])
+    tokenizer = TOKENIZERS.build(WordsConfig(), [SAMPLE])
     assert tokenizer.id_to_token(0) == "</s>"
     assert tokenizer.id_to_token(1) == "<unk>"
     assert tokenizer.id_to_token(2) == "the"  # the most frequent word comes first
@@ -68,37 +68,37 @@ def test_words_by_hand() -> None:
 
 
 def test_words_cut_to_a_size() -> None:
-    tokenizer = build_tokenizer(WordsConfig(vocab_size=4), [SAMPLE])
+    tokenizer = TOKENIZERS.build(WordsConfig(vocab_size=4), [SAMPLE])
     assert tokenizer.get_vocab() == {"</s>": 0, "<unk>": 1, "the": 2, "cat": 3}
 
 
 def test_learning_is_deterministic() -> None:
     text = [f"{a} {b} {a}{b}\n" for a in "abcdef" for b in "uvwxyz"] * 3
     for config in (BpeConfig(vocab_size=300), WordsConfig()):
-        first, second = (build_tokenizer(config, text).to_str() for _ in range(2))
+        first, second = (TOKENIZERS.build(config, text).to_str() for _ in range(2))
         assert first == second
 
 
 def test_the_end_token_in_the_text_is_text() -> None:
-    tokenizer = build_tokenizer(BpeConfig(vocab_size=280), [SAMPLE])
+    tokenizer = TOKENIZERS.build(BpeConfig(vocab_size=280), [SAMPLE])
     assert ids(tokenizer, ["a </s> b"]).count(0) == 1
 
 
 def test_file_round_trip(tmp_path: Path) -> None:
-    trained = build_tokenizer(BpeConfig(vocab_size=280), [SAMPLE])
+    trained = TOKENIZERS.build(BpeConfig(vocab_size=280), [SAMPLE])
     trained.save(str(tmp_path / "tokenizer.json"))
     config = FileConfig(path=str(tmp_path / "tokenizer.json"))
-    assert ids(build_tokenizer(config, []), [SAMPLE]) == ids(trained, [SAMPLE])
+    assert ids(TOKENIZERS.build(config, []), [SAMPLE]) == ids(trained, [SAMPLE])
     assert end_id(trained, config.end_token()) == 0
 
 
 def test_a_files_truncation_padding_and_gaps_do_no_harm(tmp_path: Path) -> None:
-    trained = build_tokenizer(BpeConfig(vocab_size=280), [SAMPLE])
+    trained = TOKENIZERS.build(BpeConfig(vocab_size=280), [SAMPLE])
     whole = ids(trained, [SAMPLE])
     trained.enable_truncation(4)
     trained.enable_padding(length=500)
     trained.save(str(tmp_path / "tokenizer.json"))
-    read = build_tokenizer(FileConfig(path=str(tmp_path / "tokenizer.json")), [])
+    read = TOKENIZERS.build(FileConfig(path=str(tmp_path / "tokenizer.json")), [])
     assert ids(read, [SAMPLE]) == whole
 
     vocab = {"</s>": 0, "<unk>": 1, "the": 70_000}
@@ -112,15 +112,15 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{}")
     for path, message in [
         (str(tmp_path / "gone.json"), "cannot read"),
-        (str(tmp_path / "bad.json"), r"is no tokenizer\.json"),
+        (str(tmp_path / "bad.json"), r"is not a tokenizer\.json"),
     ]:
         with pytest.raises(UserError, match=message):
-            build_tokenizer(FileConfig(path=path), [])
+            TOKENIZERS.build(FileConfig(path=path), [])
     assert "not given" in FileConfig().problems()[0]
     assert "gone.json" in FileConfig(path=str(tmp_path / "gone.json")).problems()[0]
     assert not FileConfig(path=str(tmp_path / "bad.json")).problems()
     with pytest.raises(UserError, match="does not exist"):
-        end_id(build_tokenizer(TokenizerConfig(), []), "<stop>")
+        end_id(TOKENIZERS.build(BytesConfig(), []), "<stop>")
 
 
 @given(st.text("ab\n", max_size=300))

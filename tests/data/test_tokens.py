@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from alibi_lm.data import tokens as module
-from alibi_lm.data.text import TextConfig
-from alibi_lm.data.tokenizers import BpeConfig, TokenizerConfig, WordsConfig
+from alibi_lm.data.sources.text import TextConfig
+from alibi_lm.data.tokenizers import BpeConfig, BytesConfig, WordsConfig
 from alibi_lm.data.tokens import prepare
 
 
@@ -19,7 +19,7 @@ def config(text_file: Path) -> TextConfig:
 def test_streams_begin_with_the_end_token_and_hold_the_text(
     config: TextConfig, tmp_path: Path
 ) -> None:
-    data = prepare(config, TokenizerConfig(), tmp_path)
+    data = prepare(config, BytesConfig(), tmp_path)
     text = Path(config.train[0]).read_bytes()
     assert sum(split.bytes for split in data.splits.values()) == len(text)
     for split in data.splits.values():

@@ -10,11 +10,10 @@ import datasets
 import pytest
 from hub_server import hub
 
-from alibi_lm.data import tokens
-from alibi_lm.data.corpus import Corpus, DataConfig, count_words
+from alibi_lm.data.corpus import SOURCES, Corpus, DataConfig, count_words
+from alibi_lm.data.sources.wikitext import WikitextConfig, load_wikitext
 from alibi_lm.data.tokenizers import WordsConfig
 from alibi_lm.data.tokens import prepare
-from alibi_lm.data.wikitext import WikitextConfig, load_wikitext
 from alibi_lm.errors import UserError
 
 # As in the release: empty lines count, and hold a blank.
@@ -90,7 +89,7 @@ def test_the_originals_words_are_told_apart(tmp_path: Path) -> None:
             return replace(corpus, words=counts, types=types)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tokens, "load_corpus", load)
+            patch.setitem(SOURCES.made, "wikitext", load)
             return prepare(WikitextConfig(path=path), config, tmp_path / cache).vocab_size
 
     distinct = len({"</s>", *"".join(LINES).split()})
@@ -128,7 +127,7 @@ def test_the_other_edition_is_not_taken_for_it(tmp_path: Path) -> None:
     repository = hub_repository(tmp_path, "wikitext-2-v1")
     with pytest.raises(UserError, match="holds neither"):
         load_wikitext(WikitextConfig(path=str(repository)))
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load_wikitext(WikitextConfig(path=str(tmp_path / "gone")))
 
 

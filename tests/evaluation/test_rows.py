@@ -7,15 +7,23 @@ import pytest
 from samples import ROW
 
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation.protocols import Protocol
+from alibi_lm.evaluation.protocols import Measurement, Nonoverlapping, SameTargets
 from alibi_lm.evaluation.rows import (
+    Row,
+    append_row,
     csv_text,
     losses_file,
     read_results,
     read_rows,
     write_csv,
-    write_jsonl,
 )
+
+
+def write_jsonl(path: Path, rows: list[Row]) -> None:
+    path.unlink(missing_ok=True)
+    for row in rows:
+        append_row(path, row)
+
 
 BROKEN = dataclasses.replace(
     ROW, loss=math.nan, ppl=math.inf, nonfinite=3, commit="abc", dirty=True, seed=1
@@ -33,7 +41,7 @@ def test_the_contract_comes_first() -> None:
 def test_nothing_is_lost(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"results.{suffix}"
     {"csv": write_csv, "jsonl": write_jsonl}[suffix](path, [ROW, BROKEN])
-    first, second = read_rows(path)
+    first, second = read_rows(path, Row, "results")
     assert first == ROW
     assert math.isnan(second.loss)
     assert dataclasses.replace(second, loss=0.0) == dataclasses.replace(BROKEN, loss=0.0)
@@ -44,8 +52,9 @@ def test_a_run_folder_is_read_by_its_results(tmp_path: Path) -> None:
     assert [result.row for result in read_results(tmp_path)] == [ROW]
     report = tmp_path / "report"
     report.mkdir()
-    write_csv(report / "results.csv", [ROW, ROW])
-    assert [result.row for result in read_results(report)] == [ROW, ROW]
+    other = dataclasses.replace(ROW, eval_length=9)
+    write_csv(report / "results.csv", [ROW, other])
+    assert [result.row for result in read_results(report)] == [ROW, other]
 
 
 def test_a_sweeps_folder_is_read_by_its_runs(tmp_path: Path) -> None:
@@ -54,7 +63,8 @@ def test_a_sweeps_folder_is_read_by_its_runs(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         write_jsonl(
-            tmp_path / "runs" / name / "results.jsonl", [dataclasses.replace(ROW, run=name)] * 2
+            tmp_path / "runs" / name / "results.jsonl",
+            [dataclasses.replace(ROW, run=name, eval_length=n) for n in (8, 9)],
         )
     (tmp_path / "runs" / "not-evaluated").mkdir()
     assert [result.row.run for result in read_results(tmp_path)] == ["a", "a", "b", "b"]
@@ -74,7 +84,7 @@ def test_losses_are_found_beside_their_rows_and_checked(tmp_path: Path) -> None:
     losses = np.array([3.0, 3.5], np.float32)
     row = dataclasses.replace(ROW, loss=3.25, tokens=2)
     run = tmp_path / "runs" / row.run
-    file = losses_file(run, row.what)
+    file = losses_file(run, row.measurement)
     file.parent.mkdir(parents=True)
     np.save(file, losses)
     write_jsonl(run / "results.jsonl", [row])
@@ -96,10 +106,48 @@ def test_losses_are_found_beside_their_rows_and_checked(tmp_path: Path) -> None:
         read_results(run)[0].losses()
 
 
-def test_what_names_the_measurement() -> None:
-    assert ROW.what == Protocol("nonoverlapping", 128, "validation", stride=128)
-    sampled = dataclasses.replace(ROW, protocol="same_targets", stride=None, tokens=9, window=4)
-    assert sampled.what == Protocol("same_targets", 128, "validation", sample=9, window=4)
+def test_the_measurement_of_a_row() -> None:
+    blocks = Nonoverlapping(128, stride=128)
+    assert ROW.measurement == Measurement(blocks, "validation", "d", "float32")
+    changes = {"protocol": "same_targets", "stride": None, "sample": 9, "window": 4}
+    sampled = dataclasses.replace(ROW, **changes, dtype="bfloat16", changes="backend=flex")
+    assert sampled.measurement == Measurement(
+        SameTargets(128, sample=9), "validation", "d", "bfloat16", 4, "backend=flex"
+    )
+
+
+def test_a_protocol_that_is_not_registered_is_refused() -> None:
+    with pytest.raises(UserError, match=r"protocol 'slding' does not exist \(did you mean sliding"):
+        _ = dataclasses.replace(ROW, protocol="slding").measurement
+
+
+def test_the_last_row_of_a_measurement_counts(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    for seconds in (1.0, 2.0):
+        append_row(path, dataclasses.replace(ROW, seconds=seconds))
+    append_row(path, dataclasses.replace(ROW, dtype="bfloat16"))
+    assert [result.row.seconds for result in read_results(path)] == [2.0, ROW.seconds]
+
+
+def test_a_line_that_a_kill_cut_short_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    append_row(path, ROW)
+    whole = path.read_bytes()
+    for cut in (1, 20, len(whole) - 1):
+        path.write_bytes(whole + whole[:-cut])
+        assert len(read_rows(path, Row, "results")) == 1
+        append_row(path, BROKEN)
+        assert [row.seed for row in read_rows(path, Row, "results")] == [ROW.seed, BROKEN.seed]
+
+
+def test_rows_of_before_a_column_was_added_are_read(tmp_path: Path) -> None:
+    later = dataclasses.make_dataclass("Later", [("added", int, 7)], bases=(Row,), frozen=True)
+    append_row(tmp_path / "results.jsonl", ROW)
+    write_csv(tmp_path / "results.csv", [ROW])
+    for name in ("results.jsonl", "results.csv"):
+        (row,) = read_rows(tmp_path / name, later, "results")
+        assert row.added == 7
+        assert dataclasses.asdict(row) == dataclasses.asdict(ROW) | {"added": 7}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +157,6 @@ def test_what_names_the_measurement() -> None:
 def test_files_of_something_else(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match="does not hold rows"):
-        read_rows(tmp_path / name)
+        read_rows(tmp_path / name, Row, "results")
     with pytest.raises(UserError, match="cannot read"):
-        read_rows(tmp_path / "gone.csv")
+        read_rows(tmp_path / "gone.csv", Row, "results")

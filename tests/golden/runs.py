@@ -18,19 +18,19 @@ from typing import Any
 
 import torch
 
-from alibi_lm.config import AdamwConfig, Config, EvaluationConfig, ModelConfig, NagConfig
-from alibi_lm.data.text import TextConfig
+from alibi_lm.config import Config
+from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.data.tokenizers import BpeConfig, WordsConfig
-from alibi_lm.data.tokens import TokenizedCorpus, prepare
+from alibi_lm.evaluation.protocols import EvaluationConfig, measurements
 from alibi_lm.evaluation.rows import metrics
 from alibi_lm.evaluation.score import reader, score
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.positions import SCHEMES
-from alibi_lm.runs.build import build_model
-from alibi_lm.runs.evaluate import protocols
-from alibi_lm.runs.train import training_batches
+from alibi_lm.runs.folder import Run
+from alibi_lm.runs.plan import batches_of, plan_run
+from alibi_lm.runs.train import build_model
 from alibi_lm.training.loop import train
-from alibi_lm.training.loss_scale import LossScale
-from alibi_lm.training.optim import build_optimizer
+from alibi_lm.training.optim import AdamwConfig, NagConfig, build_optimizer
 
 FILE = Path(__file__).with_name("losses.json")
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ EVALUATION = EvaluationConfig(
 
 
 def names() -> list[str]:
-    """Scheme, recipe, initialisation and softmax of each run; two more, of byte pairs, in 16 bits."""
+    """Scheme, recipe, initialisation and softmax of each run; two more have 16 bits."""
     every = itertools.product(SCHEME_NAMES, OPTIM, ("xavier", "fairseq"), ("tied", "adaptive"))
     return [*map(" ".join, every), "alibi bfloat16", "alibi float16"]
 
@@ -87,7 +87,7 @@ def config_of(name: str, folder: Path) -> Config:
     if recipe == "paper":
         changes |= DROPOUTS | ({"softmax_dropout": 0.2} if softmax == "adaptive" else {})
     config = Config(
-        position=SCHEMES[position][0](),
+        position=SCHEMES.settings[position](),
         model=replace(MODEL, **changes),
         data=TextConfig(
             train=[str(folder / "train.txt")], validation=[str(folder / "validation.txt")]
@@ -99,6 +99,7 @@ def config_of(name: str, folder: Path) -> Config:
         seed=3,
         dtype=dtype,
         device="cpu",
+        output=str(folder / "outputs"),
         cache=str(folder / "cache"),
     )
     assert config.problems() == []
@@ -123,30 +124,38 @@ def write_text(folder: Path) -> None:
 
 def compute(name: str, folder: Path) -> dict[str, Any]:
     """The losses of a golden run's updates, the norms of its gradients, and what it scores."""
-    config = config_of(name, folder)
-    data = prepare(config.data, config.tokenizer, Path(config.cache))
-    model = build_model(config, data)
-    scale = LossScale() if config.dtype == "float16" else None
-    optimizer, batches = build_optimizer(model, config.optim), training_batches(config, data)
-    updates = list(train(model, optimizer, batches, config, CPU, scale=scale))
+    run = plan_run(config_of(name, folder))
+    config = run.config
+    model = build_model(run, config.seed, config.backend)
+    updates = train(
+        model,
+        build_optimizer(model, config.optim),
+        batches_of(config, run.data),
+        config.optim,
+        CPU,
+        seed=config.seed,
+        dtype=config.dtype,
+        passes=config.grad_accum_steps(),
+    )
+    trained = list(updates)
     return {
-        "losses": [update.loss for update in updates],
-        "grad_norms": [update.grad_norm for update in updates],
-        "results": _results(model.eval(), config, data),
+        "losses": [update.loss for update in trained],
+        "grad_norms": [update.grad_norm for update in trained],
+        "results": _results(model.eval(), run),
     }
 
 
-def _results(model: Any, config: Config, data: TokenizedCorpus) -> dict[str, list[float]]:
-    split, found = data.split("validation"), {}
-    for protocol in protocols(config.evaluation, config.train_length):
-
-        def losses_of(inputs: Any, targets: Any, window: int | None = protocol.window) -> Any:
-            return model(inputs, targets, window=window)
-
-        losses = score(reader(losses_of, CPU, config.dtype), split.stream, protocol, 900)
+def _results(model: Any, run: Run) -> dict[str, list[float]]:
+    config, split, found = run.config, run.data.split("validation"), {}
+    wanted = measurements(config.evaluation, config.train_length, run.data.hash, config.dtype)
+    for measurement in wanted:
+        protocol, window = measurement.protocol, measurement.window
+        losses_of = reader(model, CPU, measurement.dtype, window)
+        losses = score(losses_of, split.stream, protocol, batch_tokens=900)
         mean = float(losses.astype("float64").mean())
         row = metrics(mean, split.tokens, split.words, split.bytes)
-        found[protocol.label] = [len(losses), *row]
+        label = f"validation-{protocol.label}-{protocol.length}"
+        found[label + (f"-window{window}" if window else "")] = [len(losses), *row]
     return found
 
 

@@ -1,6 +1,5 @@
 """Signals, to real processes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import Fork, ForkedScript
 from samples import outcome
 
 from alibi_lm.runs.folder import load_run
@@ -16,20 +15,12 @@ from alibi_lm.runs.folder import load_run
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_a_training_keeps_its_state_and_goes_on_later(
-    on_text: list[str], tmp_path: Path, number: int, status: int
+    fork: Fork, on_text: list[str], tmp_path: Path, number: int, status: int
 ) -> None:
     steps = [a for a in on_text if not a.startswith("optim.steps")] + ["optim.steps=300"]
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *steps, "output=out"]
 
-    def start(*more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*command, *more],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(*more: str) -> ForkedScript:
+        return fork.script("train", *steps, "output=out", *more, folder=tmp_path)
 
     stopped = start("run=stopped")
     folder = tmp_path / "out" / "runs" / "stopped"
@@ -40,7 +31,7 @@ def test_asked_to_stop_a_training_keeps_its_state_and_goes_on_later(
     _, errors = stopped.communicate(timeout=60)
     assert stopped.returncode == status
     assert errors.splitlines()[-1] == (
-        "interrupted: what is done is kept, and the same command goes on from there"
+        "interrupted: finished work is kept; the same command continues from it"
     )
     assert "Traceback" not in errors
     assert len(list((folder / "checkpoints").iterdir())) == 1
@@ -49,7 +40,7 @@ def test_asked_to_stop_a_training_keeps_its_state_and_goes_on_later(
         again = start("run=stopped")
         said, errors = again.communicate(timeout=60)
         assert again.returncode == 0, errors
-        assert "going on after step" in said
+        assert "continuing after step" in said
         assert start("run=whole").wait(60) == 0
         runs = (load_run(tmp_path / "out" / "runs" / name) for name in ("stopped", "whole"))
         with_stop, without = map(outcome, runs)

@@ -13,8 +13,9 @@ import pytest
 from conftest import Fork
 from samples import outcome
 
-from alibi_lm.config import AdamwConfig, Config
-from alibi_lm.runs.folder import Run
+from alibi_lm.config import Config
+from alibi_lm.runs.folder import RunFolder
+from alibi_lm.training.optim import AdamwConfig
 
 OPTIM = AdamwConfig(steps=20, warmup_steps=2, tokens_per_step=64, micro_batch_size=1)
 
@@ -24,7 +25,7 @@ def finish(processes: list[Any], config: Config) -> dict[str, Any]:
         process.join(60)
         assert process.exitcode == 0
     (folder,) = (Path(config.output) / "runs").iterdir()
-    return outcome(Run(folder, config))
+    return outcome(RunFolder(folder))
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
@@ -78,7 +79,7 @@ def test_sequences_that_processes_cannot_share(small_config: Callable[..., Confi
     assert config.sharing_problems(1) == []
     assert config.sharing_problems(2) == [
         "optim.micro_batch_size: given 2, but it must divide the 6 sequences of a step "
-        "(optim.tokens_per_step / train_length), 3 of a process"
+        "(optim.tokens_per_step / train_length), 3 per process"
     ]
     assert config.sharing_problems(4) == [
         "4 processes cannot share the 6 sequences of a step (optim.tokens_per_step / train_length) "

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 
-from alibi_lm.config import ModelConfig
 from alibi_lm.errors import UserError
 from alibi_lm.model import softmax as softmax_module
-from alibi_lm.model.adaptive import AdaptiveSoftmax, zipf_shares
+from alibi_lm.model.adaptive import AdaptiveSoftmax
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder, check_vocabulary
 from alibi_lm.model.softmax import UNSCORED
 from alibi_lm.positions import SCHEMES
@@ -143,14 +143,8 @@ def test_the_papers_model_has_the_papers_parameters() -> None:
         16, 8, 1024, 4096, final_norm=False, cutoffs=[20_000, 60_000], cutoff_factor=4
     )
     with torch.device("meta"):
-        model = Decoder(paper, SCHEMES["alibi"][0](), vocab_size=267_744)
+        model = Decoder(paper, SCHEMES.settings["alibi"](), vocab_size=267_744)
     assert model.n_parameters == 246_933_504
-
-
-def test_shares_of_zipf() -> None:
-    exact = [sum(1 / r for r in range(a + 1, b + 1)) for a, b in [(0, 40), (40, 120), (120, 300)]]
-    shares = zipf_shares([(0, 40), (40, 120), (120, 300)])
-    assert shares == pytest.approx([part / sum(exact) for part in exact], rel=1e-3)
 
 
 @pytest.mark.parametrize("vocab_size", [100, 120])

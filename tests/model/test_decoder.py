@@ -5,20 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from alibi_lm.config import ModelConfig
-from alibi_lm.errors import UserError
 from alibi_lm.model import decoder as model_module
 from alibi_lm.model import softmax as softmax_module
-from alibi_lm.model.decoder import Decoder, check_backend
+from alibi_lm.model.config import ModelConfig
+from alibi_lm.model.decoder import Decoder
 from alibi_lm.model.softmax import UNSCORED
-from alibi_lm.positions import SCHEMES, Position, PositionConfig
+from alibi_lm.positions import SCHEMES, Position, PositionConfig, Sizes
 
 SIZES = ModelConfig(n_layers=2, n_heads=4, d_model=32, d_ff=64)
 VOCAB = 50
 
 
 def decoder(position: str, seed: int = 0, config: ModelConfig = SIZES) -> Decoder:
-    return Decoder(config, SCHEMES[position][0](), VOCAB, seed).eval()
+    return Decoder(config, SCHEMES.settings[position](), VOCAB, seed).eval()
 
 
 def batch(length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +27,7 @@ def batch(length: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_shared_weights_start_identical() -> None:
     reference = dict(decoder("none").named_parameters())
-    for name in SCHEMES:
+    for name in SCHEMES.settings:
         other = dict(decoder(name).named_parameters())
         assert reference.keys() <= other.keys()
         assert all(torch.equal(reference[key], other[key]) for key in reference)
@@ -39,11 +38,11 @@ def test_a_scheme_keeps_its_own_initial_values_unless_it_draws_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Mine(Position):
-        def __init__(self, config: PositionConfig, model: ModelConfig) -> None:
-            super().__init__(config, model)
-            self.v = torch.nn.Parameter(torch.full((model.d_model,), 0.25))
+        def __init__(self, config: PositionConfig, sizes: Sizes) -> None:
+            super().__init__(config, sizes)
+            self.v = torch.nn.Parameter(torch.full((sizes.d_model,), 0.25))
 
-    monkeypatch.setitem(SCHEMES, "none", (PositionConfig, Mine))
+    monkeypatch.setitem(SCHEMES.made, "none", Mine)
     assert decoder("none").position.v.tolist() == [0.25] * SIZES.d_model
     table = decoder("t5").position.relative_attention_bias.weight
     assert 0.5 < table.std().item() * SIZES.d_model**0.5 < 1.5
@@ -51,13 +50,13 @@ def test_a_scheme_keeps_its_own_initial_values_unless_it_draws_them(
 
 def test_schemes_compute_different_things() -> None:
     x, y = batch(20)
-    losses = {name: decoder(name)(x, y) for name in SCHEMES}
+    losses = {name: decoder(name)(x, y) for name in SCHEMES.settings}
     for a in losses:
         for b in losses:
             assert a == b or not torch.allclose(losses[a], losses[b])
 
 
-@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize("position", SCHEMES.settings)
 @pytest.mark.parametrize("length", [1, 2, 65, 300])
 @torch.inference_mode()
 def test_any_length(position: str, length: int) -> None:
@@ -68,7 +67,7 @@ def test_any_length(position: str, length: int) -> None:
     assert losses.isfinite().all()
 
 
-@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize("position", SCHEMES.settings)
 @torch.inference_mode()
 def test_a_loss_depends_on_the_past_alone(position: str) -> None:
     x, y = batch(40)
@@ -146,13 +145,13 @@ def counting(losses: Callable[..., torch.Tensor], held: list[int]) -> Callable[.
     return counted
 
 
-@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize("position", SCHEMES.settings)
 def test_checkpointing_and_a_forced_backend_change_no_gradient(position: str) -> None:
     x, y = batch(30)
     config = replace(SIZES, dropout=0.2)
 
     def gradients(backend: str, checkpointing: bool) -> list[torch.Tensor]:
-        net = Decoder(config, SCHEMES[position][0](), VOCAB, 0, backend, checkpointing)
+        net = Decoder(config, SCHEMES.settings[position](), VOCAB, 0, backend, checkpointing)
         torch.manual_seed(1)  # for dropout
         return list(torch.autograd.grad(net(x, y).mean(), list(net.parameters())))
 
@@ -162,13 +161,37 @@ def test_checkpointing_and_a_forced_backend_change_no_gradient(position: str) ->
             torch.testing.assert_close(got, w, atol=1e-5, rtol=1e-3)
 
 
-def test_a_backend_that_cannot_compute_a_scheme_is_refused() -> None:
-    check_backend("auto", decoder("t5").position, "cuda", window=3, training=True)
-    check_backend("row", decoder("alibi").position, "cpu", window=None, training=True)
-    with pytest.raises(UserError, match="backend: given causal, but causal cannot compute a bias"):
-        check_backend("causal", decoder("t5").position, "cpu", window=None, training=True)
-    with pytest.raises(UserError, match="row cannot compute a window; blocks, flex, reference can"):
-        check_backend("row", decoder("alibi").position, "cpu", window=3, training=False)
+def test_weights_that_are_loaded_are_not_drawn_before() -> None:
+    saved, loaded = decoder("t5"), Decoder(SIZES, SCHEMES.settings["t5"](), VOCAB, seed=None)
+    assert not torch.equal(loaded.embedding.weight, saved.embedding.weight)
+    loaded.load_state_dict(saved.state_dict())
+    assert all(map(torch.equal, loaded.parameters(), saved.parameters()))
+
+
+class Drawn(Position):
+    """Draws its values as torch's modules do, by itself and in modules that it holds."""
+
+    def __init__(self, config: PositionConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.inner = torch.nn.Sequential(torch.nn.Linear(sizes.d_model, 3), torch.nn.ReLU())
+        self.table = torch.nn.Parameter(torch.randn(2, 5))
+
+
+def test_whatever_a_scheme_draws_is_a_function_of_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SCHEMES.made, "none", Drawn)
+
+    def values(seed: int) -> list[torch.Tensor]:
+        return list(decoder("none", seed).position.parameters())
+
+    torch.manual_seed(1)
+    first, state = values(0), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert all(map(torch.equal, first, values(0)))
+    assert not any(map(torch.equal, first, values(1)))
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing was taken from the caller's
 
 
 @torch.inference_mode()
@@ -184,7 +207,7 @@ def test_a_target_that_is_not_scored_costs_nothing_and_changes_nothing() -> None
     assert (net(x, torch.full_like(y, UNSCORED)) == 0).all()
 
 
-@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize("position", SCHEMES.settings)
 @torch.inference_mode()
 def test_a_window_hides_what_lies_beyond_it_in_every_layer(position: str) -> None:
     """Through n layers a token reaches n (w - 1) places further, and no more."""
@@ -198,11 +221,15 @@ def test_a_window_hides_what_lies_beyond_it_in_every_layer(position: str) -> Non
     torch.testing.assert_close(before[:, reach + 1 :], after[:, reach + 1 :])
     assert not torch.allclose(before[:, reach], after[:, reach])
     assert torch.equal(net(x, y, 60), net(x, y))
-    assert net.backend(60, window=7) == "blocks"
-    assert net.backend(60, window=60) == net.backend(60)
+    net(x, y, 7)
+    assert net.backend == "blocks"
+    net(x, y, 60)
+    limited_no_more = net.backend
+    net(x, y)
+    assert net.backend == limited_no_more
 
 
-@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize("position", SCHEMES.settings)
 def test_every_parameter_has_a_gradient(position: str) -> None:
     x, y = batch(30)
     net = decoder(position)
@@ -213,7 +240,7 @@ def test_every_parameter_has_a_gradient(position: str) -> None:
 
 
 def test_tiny_is_one_million_parameters() -> None:
-    net = Decoder(ModelConfig(), SCHEMES["alibi"][0](), 1024)
+    net = Decoder(ModelConfig(), SCHEMES.settings["alibi"](), 1024)
     d, ff, layers, vocab = 192, 768, 2, 1024
     block = 4 * d * d + 4 * d + 2 * d * ff + d + ff + 4 * d
     assert net.n_parameters == vocab * d + layers * block + 2 * d == 1_086_720
@@ -225,24 +252,14 @@ def test_the_papers_transformer_has_the_papers_size() -> None:
         n_layers=16, n_heads=8, d_model=1024, d_ff=4096, dropout=0.3, final_norm=False
     )
     with torch.device("meta"):
-        block = model_module.Block(config, "auto")
+        block = model_module.Block(config)
     size = sum(parameter.numel() for parameter in block.parameters())
     assert config.n_layers * size == 246_933_504 - 45_393_920
 
 
-def test_flops_by_hand() -> None:
-    net = decoder("alibi")
-    d, ff, layers = 32, 64, 2
-    weights = VOCAB * d + layers * (4 * d * d + 2 * d * ff)
-    keys = (1 + 2 + 3 + 4) / 4
-    # Each key costs a query 2 d for the logit and 2 d for the sum of values, and twice that back.
-    attention = layers * keys * 3 * (2 * d + 2 * d)
-    assert net.training_flops_per_token(4) == pytest.approx(6 * weights + attention)
-
-
 def test_bfloat16_autocast_stays_close() -> None:
     x, y = batch(64)
-    for position in SCHEMES:
+    for position in SCHEMES.settings:
         net = decoder(position)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             rounded = net(x, y)

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from alibi_lm.config import ModelConfig
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.positions.alibi import Alibi, AlibiConfig, alibi_slopes
 
 

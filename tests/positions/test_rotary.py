@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alibi_lm.config import ModelConfig
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.positions.rotary import Rotary, RotaryConfig
 
 

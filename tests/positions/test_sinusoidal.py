@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from alibi_lm.config import ModelConfig
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.positions.sinusoidal import Sinusoidal, SinusoidalConfig, sinusoidal_table
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from alibi_lm.config import ModelConfig
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.positions.t5 import T5Bias, T5Config, t5_buckets
 
 

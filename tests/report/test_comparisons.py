@@ -1,9 +1,11 @@
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from samples import ROW, result, study
 
+from alibi_lm.errors import UserError
 from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.comparisons import comparisons, titles
 
@@ -13,7 +15,7 @@ def test_only_comparable_rows_meet(tmp_path: Path) -> None:
         *study(tmp_path),
         *study(tmp_path, dataset="novels"),
         *study(tmp_path, protocol="sliding", stride=8),
-        *study(tmp_path, recipe="other", settings="model.n_layers=2 optim.lr=0.001 dtype=float32"),
+        *study(tmp_path, recipe="other", settings="optim=adamw optim.lr=0.02 model.dropout=0.1"),
         *study(tmp_path, train_length=128),
         *study(tmp_path, window=64),
         *study(tmp_path, variant="theta=5"),
@@ -31,17 +33,17 @@ def test_only_comparable_rows_meet(tmp_path: Path) -> None:
 def test_titles_name_the_settings_that_differ(tmp_path: Path) -> None:
     several = [
         *study(tmp_path),
-        *study(tmp_path, recipe="b", settings="model.n_layers=2 optim.lr=0.001 dtype=float32"),
-        *study(tmp_path, recipe="c", settings="model.n_layers=2 optim.lr=0.001 dtype=bfloat16"),
-        *study(tmp_path, recipe="d", settings="model.n_layers=2 optim.lr=0.001 dtype=bfloat16"),
+        *study(tmp_path, recipe="b", settings="optim=adamw optim.lr=0.02 model.dropout=0.1"),
+        *study(tmp_path, recipe="c", settings="optim=adamw optim.lr=0.02 dtype=bfloat16"),
+        *study(tmp_path, recipe="d", settings="optim=adamw optim.lr=0.02 dtype=bfloat16"),
         *study(tmp_path, dataset="novels"),
     ]
     named = titles(group.study for group in comparisons(several))
     assert list(named.values()) == [
-        "stdlib validation, bpe tokens, optim.lr=0.005 dtype=float32",
-        "stdlib validation, bpe tokens, optim.lr=0.001 dtype=float32",
-        "stdlib validation, bpe tokens, optim.lr=0.001 dtype=bfloat16, c",
-        "stdlib validation, bpe tokens, optim.lr=0.001 dtype=bfloat16, d",
+        "stdlib validation, bpe tokens, optim.lr=0.01 model.dropout=0.1",
+        "stdlib validation, bpe tokens, optim.lr=0.02 model.dropout=0.1",
+        "stdlib validation, bpe tokens, optim.lr=0.02 dtype=bfloat16, c",
+        "stdlib validation, bpe tokens, optim.lr=0.02 dtype=bfloat16, d",
         "novels validation, bpe tokens",
     ]
 
@@ -70,3 +72,27 @@ def test_where_memory_ran_out_there_is_no_point(tmp_path: Path) -> None:
     ((_, (curve,)),) = comparisons([result(tmp_path, lambda c: 3.0), Result(row)]).items()
     assert curve.lengths == [128]
     assert curve.out_of_memory == {512}
+
+
+def test_rows_of_two_dtypes_are_two_curves(tmp_path: Path) -> None:
+    results = [*study(tmp_path), *study(tmp_path, dtype="bfloat16", changes="")]
+    ((_, curves),) = comparisons(results).items()
+    assert [curve.name for curve in curves] == [
+        "Sinusoidal",
+        "Sinusoidal, bfloat16",
+        "ALiBi",
+        "ALiBi, bfloat16",
+    ]
+    assert curves[-1].scheme == "alibi bfloat16"
+
+
+def test_two_runs_on_one_point_are_refused_by_name(tmp_path: Path) -> None:
+    first, *_ = study(tmp_path)
+    other = replace(first, row=replace(first.row, run="other", identity="b"))
+    with pytest.raises(UserError, match=f"the runs {first.row.run} and other differ"):
+        comparisons([first, other])
+    # The same run, evaluated again or in another folder, replaces itself.
+    again = replace(first, row=replace(first.row, run="moved", identity="a", seconds=9.0))
+    same = replace(first, row=replace(first.row, identity="a"))
+    ((_, (curve,)),) = comparisons([same, again]).items()
+    assert curve.points[64][0].row == again.row

@@ -8,7 +8,7 @@ import pytest
 from samples import ROW, study
 
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation.rows import Result, read_rows
+from alibi_lm.evaluation.rows import Result, Row, read_rows
 from alibi_lm.report import summary, write_report
 from alibi_lm.report.claims import CLAIMS
 
@@ -33,7 +33,7 @@ def test_all_in_one_folder(tmp_path: Path) -> None:
     figures = both("extrapolation", "relative", "loss_by_position", "same_targets")
     assert {path.name for path in paths} == {p.name for p in folder.iterdir()} == DATA | figures
     assert all(path.parent == folder and path.stat().st_size > 0 for path in paths)
-    assert read_rows(folder / "results.csv") == [result.row for result in results]
+    assert read_rows(folder / "results.csv", Row, "results") == [result.row for result in results]
     assert (folder / "table.md").read_text() == summary(results) + "\n"
 
 

@@ -6,8 +6,8 @@ from samples import SPEED as ROW
 
 from alibi_lm.benchmark.rows import Speed, read_speeds, speeds_csv
 from alibi_lm.errors import UserError
-from alibi_lm.markdown import markdown
 from alibi_lm.report.speed import speed_figure, speed_note, speed_table
+from alibi_lm.report.tables import markdown
 
 OUT = dataclasses.replace(
     ROW,

@@ -3,12 +3,12 @@ import math
 
 from samples import ROW
 
+from alibi_lm.evaluation.protocols import Nonoverlapping, SameTargets, Sliding
 from alibi_lm.evaluation.rows import Result
-from alibi_lm.markdown import Table, markdown
 from alibi_lm.report import summary
 from alibi_lm.report.comparisons import Comparison, Curve, Point, Study, comparisons
 from alibi_lm.report.published import perplexities
-from alibi_lm.report.tables import lengths_table, nearest, notes, paper_table
+from alibi_lm.report.tables import Table, lengths_table, markdown, nearest, notes, paper_table
 
 
 def rows(**changes: object) -> list[Result]:
@@ -94,7 +94,7 @@ def test_beside_the_paper_at_the_same_multiple() -> None:
     assert lines["sinusoidal", "128"] == ["512", "1012", "43.54", "2.172"]
     assert lines["alibi", "128"] == ["512", "1024", "18.81", "0.953"]
     assert ("sinusoidal", "256") not in lines  # 2,048 is not within 5 % of a published length
-    sampled = Comparison(item[0].study, "same_targets", sample=9)
+    sampled = Comparison(item[0].study, SameTargets(0, sample=9))
     assert paper_table(sampled, item[1]) is None
 
 
@@ -107,12 +107,12 @@ def test_every_published_number_is_there() -> None:
     )
     blocks = {
         (curve.position, curve.train_length): curve.means("ppl")
-        for curve in groups[Comparison(wikitext, "nonoverlapping")]
+        for curve in groups[Comparison(wikitext, Nonoverlapping(0))]
     }
     assert blocks["alibi", 512][15512] == 18.31
     assert blocks["t5", 1024][12024] == 33.35
     assert 13024 not in blocks["t5", 1024]
-    slides = groups[Comparison(wikitext, "sliding", stride=1)]
+    slides = groups[Comparison(wikitext, Sliding(0, stride=1))]
     assert {c.position: c.means("ppl")[3072] for c in slides if c.train_length == 512} == {
         "sinusoidal": 360.12,
         "t5": 30.77,

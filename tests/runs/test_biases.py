@@ -4,13 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from samples import trained
 
 from alibi_lm.config import Config
-from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import UserError
 from alibi_lm.positions.t5 import t5_buckets
 from alibi_lm.runs.biases import attention_left, bias_figure, bias_matrix
-from alibi_lm.runs.train import train_run
 
 
 def test_alibi_by_name() -> None:
@@ -22,7 +21,7 @@ def test_alibi_by_name() -> None:
 
 def test_a_learned_bias_of_a_run(small_config: Callable[..., Config]) -> None:
     config = small_config("t5")
-    run = train_run(config, prepare(config.data, config.tokenizer, Path(config.cache)))
+    run = trained(config)
     bias = bias_matrix(str(run.path), length=20, n_heads=99)
     table = load_file(run.weights)["position.relative_attention_bias.weight"]
     assert bias.matrix.shape == (2, 20, 20)
@@ -43,7 +42,7 @@ def test_what_has_no_bias(tmp_path: Path) -> None:
         bias_matrix("rotary", 8, 4)
     with pytest.raises(UserError, match=r"did you mean alibi\?.*nor is it a run folder"):
         bias_matrix("alibbi", 8, 4)
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         bias_matrix(str(tmp_path), 8, 4)
 
 

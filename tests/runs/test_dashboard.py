@@ -38,21 +38,21 @@ def test_the_workspace_overlays_schemes_over_evaluation_length() -> None:
     assert {plot["xAxis"] for plot in plots} == {"extrapolation/length"}
     assert training["panels"][0]["config"]["metrics"] == ["train/loss"]
     (runs,) = spec["runSets"]
-    assert [key["name"] for key in runs["grouping"]] == ["position.value.name"]
+    assert [key["name"] for key in runs["grouping"]] == ["position.value.kind"]
     filters = {f["key"]["name"]: f["value"] for f in runs["filters"]["filters"]}
     assert filters == {"jobType": "train", "group": "repro"}
 
     rows.append(replace(ROW, train_length=128))
     spec = sent(build_workspace(rows, "team", "project"))
     names = [key["name"] for key in spec["runSets"][0]["grouping"]]
-    assert names == ["position.value.name", "train_length.value"]
+    assert names == ["position.value.kind", "train_length.value"]
 
 
 def test_script(in_process: Script, tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", [ROW])
-    dry = in_process("dashboard", "rows.csv", "--dry-run")
+    dry = in_process("dashboard", "results=[rows.csv]", "dry_run=true")
     assert dry.returncode == 0, dry.stderr
     assert "validation-nonoverlapping/ppl over extrapolation/length" in dry.stdout
-    nobody = in_process("dashboard", "rows.csv")
+    nobody = in_process("dashboard", "results=[rows.csv]")
     assert nobody.returncode == 2
-    assert nobody.stderr.startswith("error: --entity: not given")
+    assert nobody.stderr.startswith("error: entity: not given")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +14,26 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import evaluated, trained
 from torch import Tensor
 
-from alibi_lm.config import Config, EvaluationConfig
-from alibi_lm.data.text import TextConfig
-from alibi_lm.data.tokens import prepare
+from alibi_lm.config import Config
+from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.errors import UserError
-from alibi_lm.evaluation.protocols import Protocol
-from alibi_lm.evaluation.rows import metrics
+from alibi_lm.evaluation.protocols import (
+    EvaluationConfig,
+    Measurement,
+    Nonoverlapping,
+    Protocol,
+    SameTargets,
+    Sliding,
+    measurements,
+)
+from alibi_lm.evaluation.rows import Result, metrics
 from alibi_lm.evaluation.score import score
 from alibi_lm.evaluation.spans import same_targets
-from alibi_lm.runs.build import build_model
-from alibi_lm.runs.evaluate import check_evaluation, evaluate_run, protocols
-from alibi_lm.runs.train import train_run
+from alibi_lm.runs.plan import plan_evaluation, plan_run
+from alibi_lm.runs.train import build_model
 from alibi_lm.training.checkpoint import load_weights, pack_weights
 
 
@@ -43,7 +51,7 @@ def alone(stream: np.ndarray, start: int, target: int) -> float:
 
 
 def blocks(length: int) -> Protocol:
-    return Protocol("nonoverlapping", length, "validation", stride=length)
+    return Nonoverlapping(length, stride=length)
 
 
 @st.composite
@@ -67,7 +75,7 @@ def test_sliding_agrees_with_a_loop_over_targets(case: tuple[np.ndarray, int, in
         max(0, target // stride * stride + stride - length) for target in range(len(stream) - 1)
     ]
     wanted = [alone(stream, start, target) for target, start in enumerate(starts)]
-    protocol = Protocol("sliding", length, "validation", stride=stride)
+    protocol = Sliding(length, stride=stride)
     got = score(context_sums, stream, protocol, batch_tokens)
     assert got == pytest.approx(wanted, rel=1e-5)
 
@@ -84,7 +92,7 @@ def test_stride_of_the_length_is_nonoverlapping_to_the_last_digit(
         block = stream[start : start + length + 1].astype(np.int64)
         losses = context_sums(torch.from_numpy(block[:-1])[None], torch.from_numpy(block[1:])[None])
         by_hand += losses[0].tolist()
-    sliding = Protocol("sliding", length, "validation", stride=length)
+    sliding = Sliding(length, stride=length)
     got = score(context_sums, stream, sliding, batch_tokens)
     assert (got == score(context_sums, stream, blocks(length), batch_tokens)).all()
     assert got == pytest.approx(by_hand, rel=1e-6)
@@ -101,8 +109,8 @@ def test_same_targets_agrees_with_a_loop(
         return
     sample = data.draw(st.integers(1, n - n // 2))
     context = data.draw(st.integers(1, n // 2))
-    protocol = Protocol("same_targets", context, "validation", sample=sample)
-    targets = [window.scored_from for window in same_targets(n, 1, sample)]
+    protocol = SameTargets(context, sample=sample)
+    targets = same_targets(n, 1, sample)[:, 1].tolist()
     wanted = [alone(stream, target + 1 - context, target) for target in targets]
     got = score(context_sums, stream, protocol, batch_tokens)
     assert got == pytest.approx(wanted, rel=1e-5)
@@ -131,36 +139,46 @@ def test_protocols_that_settings_ask_for() -> None:
         targets=5,
         attention=["full", "window"],
     )
-    assert protocols(evaluation, train_length=6) == [
-        Protocol("sliding", 8, "validation", stride=4),
-        Protocol("sliding", 16, "validation", stride=4),
-        Protocol("sliding", 8, "validation", stride=4, window=6),
-        Protocol("sliding", 16, "validation", stride=4, window=6),
-        Protocol("same_targets", 8, "validation", sample=5),
-        Protocol("same_targets", 16, "validation", sample=5),
-        Protocol("same_targets", 8, "validation", sample=5, window=6),
-        Protocol("same_targets", 16, "validation", sample=5, window=6),
+    wanted = measurements(evaluation, train_length=6, text="d", dtype="float32")
+    assert wanted == [
+        Measurement(protocol, "validation", "d", "float32", window)
+        for kind in (
+            [Sliding(8, stride=4), Sliding(16, stride=4)],
+            [SameTargets(8, sample=5), SameTargets(16, sample=5)],
+        )
+        for window in (None, 6)
+        for protocol in kind
     ]
-    assert protocols(EvaluationConfig(lengths=[8, 8]), 6) == [blocks(8)]
+    (one,) = measurements(EvaluationConfig(lengths=[8, 8]), 6, "d", "float32")
+    assert one.protocol == blocks(8)
+
+
+def at(found: list[Result], protocol: Protocol, window: int | None = None) -> Result:
+    """The one of that protocol and window."""
+    (result,) = (
+        result
+        for result in found
+        if result.row.measurement.protocol == protocol and result.row.window == window
+    )
+    return result
 
 
 @pytest.mark.parametrize("position", ["t5", "rotary", "alibi"])
 def test_a_run_is_evaluated_once_in_every_way(
     small_config: Callable[..., Config], position: str, tmp_path: Path
 ) -> None:
-    config = small_config(position)
-    data = prepare(config.data, config.tokenizer, tmp_path)
-    run = train_run(config, data)
-    n = data.split("validation").tokens
-    rows = [result.row for result in evaluate_run(run, data, config.evaluation, "cpu", "auto")]
+    run = trained(small_config(position))
+    n = run.data.split("validation").tokens
+    rows = [result.row for result in evaluated(run)]
     assert [row.eval_length for row in rows] == [16, 40]
     assert {row.tokens for row in rows} == {n}
     assert all(row.position == position and row.nonfinite == 0 for row in rows)
+    assert all(row.identity == run.identity.hash for row in rows)
     assert rows[0].word_ppl == pytest.approx(rows[0].ppl ** (rows[0].tokens / rows[0].words))
     # More lengths add rows; what is there is kept as it is.
-    more = evaluate_run(run, data, EvaluationConfig(lengths=[40, 7]), "cpu", "auto")
+    more = evaluated(run, EvaluationConfig(lengths=[40, 7]))
     assert more[0].row == rows[1]
-    assert [what.length for what in run.results()] == [16, 40, 7]
+    assert [what.protocol.length for what in run.results()] == [16, 40, 7]
     every = EvaluationConfig(
         protocols=["nonoverlapping", "sliding", "same_targets"],
         lengths=[16, 40],
@@ -168,80 +186,84 @@ def test_a_run_is_evaluated_once_in_every_way(
         targets=20,
         attention=["full", "window"],
     )
-    found = {result.row.what: result for result in evaluate_run(run, data, every, "cpu", "auto")}
-    assert len(found) == 12
-    for what, result in found.items():
-        losses = result.losses()  # a UserError if they were not the row's
-        assert losses is not None
-        assert len(losses) == result.row.tokens == (20 if what.sample else n)
-        limited = what.window is not None and what.window < what.length
+    found = evaluated(run, every)
+    assert len({result.row.measurement for result in found}) == 12
+    for result in found:
+        what, losses = result.row.measurement, result.losses()
+        assert losses is not None  # a UserError if they were not the row's
+        assert len(losses) == result.row.tokens == (20 if what.protocol.sample else n)
+        limited = what.window is not None and what.window < what.protocol.length
         plain_backend = {"t5": "blocks", "rotary": "causal", "alibi": "row"}[position]
         assert result.row.backend == ("blocks" if limited else plain_backend)
     # At the training length a window of it hides nothing; beyond, it does.
     plain, windowed, longer, limited = (
-        found[Protocol("nonoverlapping", length, "validation", stride=length, window=window)]
+        at(found, blocks(length), window)
         for length, window in ((16, None), (16, 16), (40, None), (40, 16))
     )
     assert windowed.row.loss == plain.row.loss
     assert limited.row.loss != longer.row.loss
     # Sliding by the length itself is nonoverlapping.
-    sliding = found[Protocol("sliding", 16, "validation", stride=16)]
-    assert sliding.row.loss == plain.row.loss
+    assert at(found, Sliding(16, stride=16)).row.loss == plain.row.loss
 
 
 def test_a_forced_backend_is_used_and_is_another_measurement(
-    small_config: Callable[..., Config], tmp_path: Path
+    small_config: Callable[..., Config],
 ) -> None:
-    config = small_config("alibi")
-    data = prepare(config.data, config.tokenizer, tmp_path)
-    run = train_run(config, data)
-    wanted = [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", "auto")]
+    run = trained(small_config("alibi"))
+    wanted = [result.row for result in evaluated(run)]
     for backend in ("coordinates", "blocks", "flex", "reference"):
-        rows = [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", backend)]
-        assert [row.backend for row in rows] == [backend, backend]
+        rows = [result.row for result in evaluated(run, backend=backend)]
+        assert {(row.backend, row.changes) for row in rows} == {(backend, f"backend={backend}")}
         assert [row.loss for row in rows] == pytest.approx([r.loss for r in wanted], rel=1e-5)
-        # Whoever asks for no particular one takes what is there.
-        assert [r.row for r in evaluate_run(run, data, config.evaluation, "cpu", "auto")] == rows
+    # They stand beside each other: nothing is computed again.
+    assert [result.row for result in evaluated(run)] == wanted
+    assert len(run.results()) == 10
     windowed = EvaluationConfig(lengths=[16, 40], attention=["full", "window"])
     with pytest.raises(UserError, match="backend: given row, but row cannot compute a window"):
-        evaluate_run(run, data, windowed, "cpu", "row")
+        evaluated(run, windowed, "row")
+
+
+def test_rows_of_two_dtypes_stand_beside_each_other(small_config: Callable[..., Config]) -> None:
+    run = trained(small_config("t5"))
+    exact = evaluated(run, EvaluationConfig(lengths=[16]))
+    rounded = evaluated(run, EvaluationConfig(lengths=[16], dtype="bfloat16"))
+    assert [result.row.dtype for result in run.results().values()] == ["float32", "bfloat16"]
+    assert exact[0].row.loss != rounded[0].row.loss
+    assert exact[0].losses_file != rounded[0].losses_file
+    assert [r.row for r in evaluated(run, EvaluationConfig(lengths=[16]))] == [exact[0].row]
+    losses = [result.losses() for result in (*exact, *rounded)]  # each is that of its row
+    assert all(found is not None for found in losses)
 
 
 def test_same_targets_of_a_model_are_read_with_that_context_alone(
-    small_config: Callable[..., Config], tmp_path: Path
+    small_config: Callable[..., Config],
 ) -> None:
-    config = small_config("rotary")
-    data = prepare(config.data, config.tokenizer, tmp_path)
-    run = train_run(config, data)
-    stream = data.split("validation").stream
-    evaluation = EvaluationConfig(protocols=["same_targets"], lengths=[5, 30], targets=12)
-    for result in evaluate_run(run, data, evaluation, "cpu", "auto"):
-        model = build_model(config, data).eval()
+    run = trained(small_config("rotary"))
+    stream = run.data.split("validation").stream
+    for result in evaluated(
+        run, EvaluationConfig(protocols=["same_targets"], lengths=[5, 30], targets=12)
+    ):
+        model = build_model(run, None, "auto").eval()
         load_weights(model, run.weights)
-        context = result.row.eval_length
         wanted = []
-        for window in same_targets(len(stream) - 1, context, 12):
-            piece = torch.from_numpy(stream[window.start : window.stop + 1].astype(np.int64))[None]
+        for start, _, stop in same_targets(len(stream) - 1, result.row.eval_length, 12):
+            piece = torch.from_numpy(stream[start : stop + 1].astype(np.int64))[None]
             with torch.no_grad():
                 wanted.append(model(piece[:, :-1], piece[:, 1:])[0, -1].item())
         assert result.losses() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_nonfinite_losses_are_counted_not_skipped(
-    small_config: Callable[..., Config], tmp_path: Path
-) -> None:
+def test_nonfinite_losses_are_counted_not_skipped(small_config: Callable[..., Config]) -> None:
     """A model with one broken embedding: every window that holds it is spoilt."""
-    config = small_config("none")
-    data = prepare(config.data, config.tokenizer, tmp_path)
-    run = train_run(config, data)
-    stream = data.split("validation").stream
-    rare = int(np.bincount(stream[1:], minlength=data.vocab_size).argmin())
-    model = build_model(config, data)
+    run = trained(small_config("none"))
+    stream = run.data.split("validation").stream
+    rare = int(np.bincount(stream[1:], minlength=run.data.vocab_size).argmin())
+    model = build_model(run, None, "auto")
     load_weights(model, run.weights)
     with torch.no_grad():
         model.embedding.weight[rare] = math.inf
     run.finish(pack_weights(model))
-    (result,) = evaluate_run(run, data, EvaluationConfig(lengths=[8]), "cpu", "auto")
+    (result,) = evaluated(run, EvaluationConfig(lengths=[8]))
     losses = result.losses()
     assert losses is not None
     assert result.row.nonfinite == (~np.isfinite(losses)).sum() > 0
@@ -249,31 +271,32 @@ def test_nonfinite_losses_are_counted_not_skipped(
     assert result.row.status == "complete"
 
 
-def test_lengths_beyond_the_split(small_config: Callable[..., Config], tmp_path: Path) -> None:
-    config = small_config()
-    data = prepare(config.data, config.tokenizer, tmp_path)
-    n = data.split("validation").tokens
-    check_evaluation(EvaluationConfig(lengths=[n]), 16, data)
+def test_lengths_beyond_the_split(small_config: Callable[..., Config]) -> None:
+    run = plan_run(small_config())
+    n = run.data.split("validation").tokens
+
+    def check(**settings: Any) -> None:
+        plan_evaluation(run, EvaluationConfig(**settings))
+
+    check(lengths=[n])
     with pytest.raises(UserError, match=rf"evaluation\.lengths: given {n + 1}, .* has {n} tokens"):
-        check_evaluation(EvaluationConfig(lengths=[1, n + 1]), 16, data)
+        check(lengths=[1, n + 1])
     with pytest.raises(UserError, match=rf"same_targets draws .* leaves {n // 2} tokens"):
-        check_evaluation(EvaluationConfig(protocols=["same_targets"], lengths=[n]), 16, data)
+        check(protocols=["same_targets"], lengths=[n])
     with pytest.raises(UserError, match=rf"evaluation\.targets: given {n}"):
-        check_evaluation(
-            EvaluationConfig(protocols=["same_targets"], lengths=[1], targets=n), 16, data
-        )
+        check(protocols=["same_targets"], lengths=[1], targets=n)
     with pytest.raises(UserError, match="has no test split"):
-        check_evaluation(EvaluationConfig(lengths=[1], split="test"), 16, data)
+        check(lengths=[1], split="test")
 
 
 MEMORY = """
 import resource, sys, torch
-from alibi_lm.config import ModelConfig
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 
 settings = ModelConfig(n_layers=1, n_heads=8, d_model=128, d_ff=512)
-model = Decoder(settings, SCHEMES["t5"][0](), vocab_size=50_000).eval()
+model = Decoder(settings, SCHEMES.settings["t5"](), vocab_size=50_000).eval()
 tokens = torch.randint(50_000, (1, 16_385))
 with torch.inference_mode():
     losses = model(tokens[:, :-1], tokens[:, 1:])
@@ -298,11 +321,10 @@ def test_where_memory_runs_out_the_row_says_so_and_the_others_are_there(
     long = tmp_path / "long.txt"
     long.write_text(text_file.read_text() * 10)
     config = small_config("alibi", data=TextConfig(train=[str(long)], held_out=0.5))
-    data = prepare(config.data, config.tokenizer, Path(config.cache))
-    run = train_run(config, data)
+    run = trained(config)
     # The limit is set once torch is loaded, by the same call that a shell's `ulimit -d` makes.
     code = (
-        "import resource, runpy, sys, torch, alibi_lm.runs.evaluate\n"
+        "import resource, runpy, sys, torch, pandas, alibi_lm.runs.sweep\n"
         "held = int(next(line for line in open('/proc/self/status') if line.startswith('VmData'))"
         ".split()[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (held + 40 * 2**20, -1))\n"
@@ -331,6 +353,6 @@ def test_where_memory_runs_out_the_row_says_so_and_the_others_are_there(
     assert math.isnan(rows[1].loss)
     assert "OOM" in found.stdout
     # With memory enough it is tried again, and replaced.
-    (again,) = evaluate_run(run, data, EvaluationConfig(lengths=[15000]), "cpu", "auto")
+    (again,) = evaluated(run, EvaluationConfig(lengths=[15000]))
     assert again.row.status == "complete"
     assert len(run.results()) == 3

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samples import evaluated
+from samples import trained as train
 
-from alibi_lm.config import Config, EvaluationConfig
-from alibi_lm.data.text import TextConfig
-from alibi_lm.data.tokens import TokenizedCorpus, prepare
+from alibi_lm.config import Config
+from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.errors import UserError
-from alibi_lm.runs.build import build_model
-from alibi_lm.runs.evaluate import evaluate_run
+from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.runs.folder import Run
-from alibi_lm.runs.reproduce import reproduce
-from alibi_lm.runs.train import train_run
+from alibi_lm.runs.reproduce import ReproduceConfig, Reproduction
+from alibi_lm.runs.reproduce import reproduce as reproduce_run
+from alibi_lm.runs.train import build_model
 from alibi_lm.training.checkpoint import pack_weights
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -22,9 +23,7 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def trained(small_config: Callable[..., Config]) -> Run:
-    config = small_config("t5")
-    data = prepare(config.data, config.tokenizer, Path(config.cache))
-    run = train_run(config, data)
+    run = train(small_config("t5"))
     every = EvaluationConfig(
         protocols=["nonoverlapping", "sliding", "same_targets"],
         lengths=[16, 40],
@@ -32,9 +31,13 @@ def trained(small_config: Callable[..., Config]) -> Run:
         targets=20,
         attention=["full", "window"],
     )
-    evaluate_run(run, data, every, "cpu", "auto")
-    evaluate_run(run, data, EvaluationConfig(lengths=[20]), "cpu", "reference")
+    evaluated(run, every)
+    evaluated(run, EvaluationConfig(lengths=[20]), "reference")
     return run
+
+
+def reproduce(folder: Path, output: Path) -> Reproduction:
+    return reproduce_run(ReproduceConfig(str(folder), str(output)))
 
 
 def verdicts(run: Run, output: Path) -> dict[str, str | None]:
@@ -63,7 +66,7 @@ def test_the_first_difference_is_named(trained: Run, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in trained.curve.read_text().splitlines()]
     lines[-1]["loss"] += 1e-6
     trained.curve.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    model = build_model(trained.config, prepared(trained))
+    model = build_model(trained, None, "auto")
     trained.load_weights(model)
     model.norm.weight.data[3] *= 1.5
     trained.finish(pack_weights(model))
@@ -78,14 +81,10 @@ def test_the_first_difference_is_named(trained: Run, tmp_path: Path) -> None:
     assert found["metrics.jsonl"].startswith("loss of step 6 is ")
     assert "(relative difference " in found["metrics.jsonl"]
     assert found["model.safetensors"] is not None
-    assert found["model.safetensors"].startswith("1 of norm.weight; its number 3 is ")
+    assert found["model.safetensors"].startswith("1 numbers of norm.weight; number 3 is ")
     assert found["results.jsonl"] is None
     assert found["losses/"] is not None
-    assert found["losses/"].startswith(f"2 of {result.row.what.label}; that of token 5 is ")
-
-
-def prepared(run: Run) -> TokenizedCorpus:
-    return prepare(run.config.data, run.config.tokenizer, Path(run.config.cache))
+    assert found["losses/"].startswith(f"2 numbers of {result.row.measurement.label}; number 5 is ")
 
 
 def test_what_differs_around_it_is_named(trained: Run, tmp_path: Path) -> None:
@@ -121,12 +120,12 @@ def test_a_text_that_changed_or_a_manifest_that_says_nothing_is_refused(
 
 def test_script(in_process: Script, on_text: list[str], tmp_path: Path) -> None:
     assert in_process("train", *on_text, "output=out", "run=mine").returncode == 0
-    again = in_process("reproduce", "out/runs/mine")
+    again = in_process("reproduce", "run=out/runs/mine")
     assert again.returncode == 0, again.stderr
     assert again.stdout.endswith("reproduced bit for bit\n")
     curve = tmp_path / "out" / "runs" / "mine" / "metrics.jsonl"
     curve.write_text(curve.read_text().replace('"step": 6', '"step": 7'))
-    other = in_process("reproduce", "out/runs/mine")
+    other = in_process("reproduce", "run=out/runs/mine")
     assert other.returncode == 1
-    assert "differs: step of step 7 is 7 there and 6 here" in other.stdout
+    assert "differs: only one of the two has step 6, step 7" in other.stdout
     assert other.stdout.endswith("not identical\n")

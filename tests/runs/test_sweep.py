@@ -6,8 +6,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alibi_lm.config import Config
-from alibi_lm.runs.plan import Member
 from alibi_lm.runs.sweep import commands
 
 SETTINGS = {
@@ -17,8 +15,8 @@ SETTINGS = {
 }
 
 
-def members(chosen: list[tuple[str, ...]]) -> list[Member]:
-    return [Member(Config(), list(words)) for words in chosen]
+def members(chosen: list[tuple[str, ...]]) -> list[list[str]]:
+    return [list(words) for words in chosen]
 
 
 @settings(deadline=None)

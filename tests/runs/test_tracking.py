@@ -6,18 +6,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from offline_runs import read
+from samples import evaluated
 
-from alibi_lm.config import AdamwConfig, Config, EvaluationConfig, TrackingConfig
-from alibi_lm.data.tokens import prepare
-from alibi_lm.runs.curve import read_metrics
+from alibi_lm.config import Config
+from alibi_lm.evaluation.protocols import EvaluationConfig
+from alibi_lm.runs.curve import read_curve
 from alibi_lm.runs.evaluate import evaluate_run
-from alibi_lm.runs.folder import Run, find_run
-from alibi_lm.runs.tracking import WandbTracker, track
+from alibi_lm.runs.folder import Run
+from alibi_lm.runs.plan import plan_evaluation, plan_run
 from alibi_lm.runs.train import train_run
+from alibi_lm.tracking import TrackingConfig, WandbTracker, track
+from alibi_lm.training.optim import AdamwConfig
 
 OPTIM = AdamwConfig(steps=30, warmup_steps=2, tokens_per_step=64)
 LENGTH = "extrapolation/length"
@@ -32,11 +34,11 @@ def offline(small_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 
 
 def work(config: Config, lengths: list[int]) -> Run:
-    data = prepare(config.data, config.tokenizer, Path(config.cache))
-    with track(config, find_run(config, data).path) as tracker:
-        run = train_run(config, data, tracker)
-        evaluation = EvaluationConfig(lengths=lengths)
-        evaluate_run(run, data, evaluation, "cpu", "auto", tracker)
+    run = plan_run(config)
+    member = plan_evaluation(run, EvaluationConfig(lengths=lengths), "cpu")
+    with track(config.tracking, run.path, run.described()) as tracker:
+        train_run(run, tracker)
+        evaluate_run(member.run, member.wanted, tracker)
     return run
 
 
@@ -48,13 +50,13 @@ def test_curves_of_training_and_of_extrapolation(offline: Config) -> None:
     assert told.resume  # or `wandb sync` would put the next part in its place
     assert set(told.tags) == {"t5", "text", "L16", "mine"}
     assert told.display_name == run.path.name
-    assert config["position"]["name"] == "t5"
+    assert config["position"]["kind"] == "t5"
     assert config["n_parameters"] == run.manifest()["n_parameters"]
     assert found["axes"]["extrapolation/*"] == LENGTH
     assert found["exit"] == [0]
 
     curve = {line["_step"]: line["train/loss"] for line in found["history"] if "train/loss" in line}
-    assert curve == {line["step"]: line["loss"] for line in read_metrics(run.curve)}
+    assert curve == {line["step"]: line["loss"] for line in read_curve(run.curve)}
     by_length = {line[LENGTH]: line[PPL] for line in found["history"] if LENGTH in line}
     assert by_length == {r.row.eval_length: r.row.ppl for r in run.results().values()}
     (table,) = [line for line in found["history"] if "results.path" in line]
@@ -69,8 +71,8 @@ def test_a_run_that_goes_on_goes_on_with_its_curve(offline: Config) -> None:
     kept = json.loads((run.path / "tracking.json").read_text())
     before = read(run.path)
     time.sleep(1.1)  # W&B names the parts of a run by the second
-    tracker = WandbTracker(offline, run.path, "train")
-    for line in read_metrics(run.curve)[1:]:
+    tracker = WandbTracker(offline.tracking, run.path, run.described())
+    for line in read_curve(run.curve)[1:]:
         tracker.metrics(line)
     tracker.metrics({"step": kept["step"] + 5, "loss": 1.0})
     tracker.close(0)
@@ -93,9 +95,8 @@ def test_a_result_whose_telling_a_kill_prevented_is_told_later(offline: Config) 
     run = work(offline, [16])
     time.sleep(1.1)
     kept = json.loads((run.path / "tracking.json").read_text())
-    assert kept["told"] == ["validation-nonoverlapping-16"]
-    data = prepare(offline.data, offline.tokenizer, Path(offline.cache))
-    evaluate_run(run, data, EvaluationConfig(lengths=[16, 40]), "cpu", "auto")
+    assert kept["told"] == [f"validation-nonoverlapping-16-{run.data.hash[:8]}"]
+    evaluated(run, EvaluationConfig(lengths=[16, 40]))
     work(offline, [16, 40])
     history = read(run.path)["history"]
     assert [line[LENGTH] for line in history if LENGTH in line] == [16, 40]
@@ -104,15 +105,16 @@ def test_a_result_whose_telling_a_kill_prevented_is_told_later(offline: Config) 
 def test_a_member_after_one_that_wandb_failed_has_a_run_of_its_own(
     offline: Config, small_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = prepare(offline.data, offline.tokenizer, Path(offline.cache))
     runs = []
     for config in (offline, replace(offline, seed=1)):
-        with track(config, find_run(config, data).path) as tracker:
-            run = train_run(config, data, tracker)
-            if not runs:  # the file that keeps what was told goes amid the run
+        run = plan_run(config)
+        with track(config.tracking, run.path, run.described()) as tracker:
+            train_run(run, tracker)
+            if not runs:  # the file that keeps what was logged goes amid the run
                 (run.path / "tracking.json").unlink()
                 (run.path / "tracking.json").mkdir()
-            evaluate_run(run, data, EvaluationConfig(lengths=[16]), "cpu", "auto", tracker)
+            member = plan_evaluation(run, EvaluationConfig(lengths=[16]), "cpu")
+            evaluate_run(member.run, member.wanted, tracker)
             runs.append(run)
     (first, second) = (read(run.path) for run in runs)
     assert [line["train/loss"] for line in first["history"] if "train/loss" in line]
@@ -137,10 +139,10 @@ def test_what_fails_at_wandb_does_not_stop_the_run(
     online = replace(offline, tracking=TrackingConfig(mode="online"))
     run = work(online, [16])
     assert run.is_trained
-    assert len(read_metrics(run.curve)) == 3
+    assert len(read_curve(run.curve)) == 3
     said = capsys.readouterr().out
-    assert said.count("warning: no tracking by W&B: ") == 1
-    assert "the run goes on" in said
+    assert said.count("warning: W&B tracking failed: ") == 1
+    assert "the run continues" in said
 
 
 @pytest.mark.parametrize(("mode", "ends"), [("off", False), ("offline", True)])
@@ -150,16 +152,17 @@ def test_without_wandb(offline: Config, mode: str, ends: bool) -> None:
 import sys
 sys.modules["wandb"] = None
 from pathlib import Path
-from alibi_lm.config import Config, TrackingConfig
-from alibi_lm.runs.tracking import track
+from alibi_lm.tracking import Described, TrackingConfig, track
 folder = Path({str(offline.cache)!r})
 folder.mkdir()
-with track(Config(tracking=TrackingConfig(mode={mode!r})), folder) as tracker:
+with track(TrackingConfig(mode={mode!r}), folder, Described("n", "g", "train")) as tracker:
     tracker.metrics({{"step": 1, "loss": 2.0}})
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
-    warning = "warning: no tracking by W&B: wandb is not installed: pip install -r requirements.txt"
+    warning = (
+        "warning: W&B tracking failed: wandb is not installed: pip install -r requirements.txt"
+    )
     assert done.stdout.startswith(warning) == ends
     assert len(done.stdout.splitlines()) == ends

@@ -1,11 +1,12 @@
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from alibi_lm.config import ModelConfig
 from alibi_lm.errors import UserError
+from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 from alibi_lm.training.checkpoint import (
@@ -21,7 +22,7 @@ SIZES = ModelConfig(n_layers=1, n_heads=2, d_model=8, d_ff=16)
 
 
 def decoder(position: str = "t5", seed: int = 0, vocab: int = 20) -> Decoder:
-    return Decoder(SIZES, SCHEMES[position][0](), vocab, seed)
+    return Decoder(SIZES, SCHEMES.settings[position](), vocab, seed)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -80,18 +81,49 @@ def test_a_state_taken_up_goes_on_bit_for_bit(tmp_path: Path, position: str) -> 
     model, optimizer = trained(position, 3)
     notes = {"recent": [0.1, 1 / 3], "seconds": 1.5, "first_step_seconds": None}
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(State(3, state_of(model, optimizer), notes))
+    tensors, values = state_of(model, optimizer)
+    checkpoints.save(State(3, tensors, notes | {"optimizer": values}))
     state = checkpoints.newest()
     assert state is not None
-    assert (state.step, state.notes) == (3, notes)
+    assert state.step == 3
+    assert {key: state.notes[key] for key in notes} == notes
     again, its_optimizer = trained(position, 0)
-    restore(again, its_optimizer, state.tensors)
+    restore(again, its_optimizer, state.tensors, state.notes["optimizer"])
     update(model, optimizer)
     update(again, its_optimizer)
-    wanted = state_of(model, optimizer)
-    assert wanted.keys() == state_of(again, its_optimizer).keys()
-    for name, tensor in state_of(again, its_optimizer).items():
+    (wanted, groups), (found, its_groups) = (
+        state_of(model, optimizer),
+        state_of(again, its_optimizer),
+    )
+    assert wanted.keys() == found.keys()
+    for name, tensor in found.items():
         assert torch.equal(tensor, wanted[name]), name
+    for mine, theirs in zip(its_groups, groups, strict=True):
+        assert mine | {"betas": ()} == theirs | {"betas": ()}  # a list, once JSON has held it
+
+
+class Counting(torch.optim.SGD):
+    """Keeps a counter in its parameter group, as schedule-free optimizers do."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+            group["lr"] = 0.1 / group["k"]
+        return super().step(closure)
+
+
+def test_what_an_optimizer_keeps_in_its_groups_is_restored() -> None:
+    model, again = decoder(), decoder()
+    models = (model, again)
+    optimizer, its_optimizer = (Counting(m.parameters(), 0.1, 0.9) for m in models)
+    for _ in range(3):
+        update(model, optimizer)
+    tensors, groups = state_of(model, optimizer)
+    restore(again, its_optimizer, {k: v.clone() for k, v in tensors.items()}, groups)
+    update(model, optimizer)
+    update(again, its_optimizer)
+    assert its_optimizer.param_groups[0]["k"] == 4
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
 
 
 def test_the_last_two_are_kept_and_the_newest_whole_one_is_used(

@@ -3,37 +3,41 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from samples import trained
 
-from alibi_lm.config import AdamwConfig, Config, NagConfig
-from alibi_lm.data.tokens import TokenizedCorpus, prepare
+from alibi_lm.config import Config
 from alibi_lm.machine.interruption import Interrupted
 from alibi_lm.model.decoder import Decoder
-from alibi_lm.runs.build import build_model
-from alibi_lm.runs.train import training_batches
-from alibi_lm.training.loop import Update, compile_blocks, train, update
-from alibi_lm.training.loss_scale import LossScale
-from alibi_lm.training.optim import build_optimizer, lr_at
+from alibi_lm.positions import SCHEMES, Position, PositionConfig, Sizes
+from alibi_lm.runs.plan import batches_of, plan_run
+from alibi_lm.runs.train import build_model
+from alibi_lm.training.loop import Update, build_scaler, compile_blocks, train, update
+from alibi_lm.training.optim import AdamwConfig, NagConfig, build_optimizer, lr_at
 
 CPU = torch.device("cpu")
 
 
-def prepared(config: Config) -> TokenizedCorpus:
-    return prepare(config.data, config.tokenizer, Path(config.cache))
+def decoder_of(config: Config) -> Decoder:
+    return build_model(plan_run(config), config.seed, config.backend)
+
+
+def updates_of(config: Config, model: torch.nn.Module, **settings: Any) -> list[Update]:
+    run = plan_run(config)
+    optimizer, batches = build_optimizer(model, config.optim), batches_of(config, run.data)
+    how = {"seed": config.seed, "dtype": config.dtype, "passes": config.grad_accum_steps()}
+    return list(train(model, optimizer, batches, config.optim, CPU, **(how | settings)))
 
 
 def losses_of(config: Config) -> list[float]:
-    data = prepared(config)
-    model = build_model(config, data)
+    model = decoder_of(config)
     if config.compile:
         compile_blocks(model)
-    optimizer = build_optimizer(model, config.optim)
-    updates = train(model, optimizer, training_batches(config, data), config, CPU)
-    return [update.loss for update in updates]
+    return [update.loss for update in updates_of(config, model)]
 
 
 def test_schedule() -> None:
@@ -51,7 +55,7 @@ def test_decay_spares_norms_biases_and_the_positional_scheme(
     small_config: Callable[..., Config],
 ) -> None:
     config = small_config("t5")
-    model = build_model(config, prepared(config))
+    model = decoder_of(config)
     decayed, rest = build_optimizer(model, config.optim).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert all("norm" not in names[id(p)] and p.ndim == 2 for p in decayed["params"])
@@ -85,11 +89,10 @@ def test_first_losses_of_schemes_differ_though_weights_and_batches_agree(
     small_config: Callable[..., Config],
 ) -> None:
     configs = [small_config(name) for name in ("none", "alibi", "rotary")]
-    data = [prepared(config) for config in configs]
     assert len({losses_of(config)[0] for config in configs}) == 3
-    batches = [training_batches(c, d)[3][0] for c, d in zip(configs, data, strict=True)]
+    batches = [batches_of(config, plan_run(config).data)[3][0] for config in configs]
     assert all(np.array_equal(batches[0], other) for other in batches[1:])
-    models = [build_model(c, d).state_dict() for c, d in zip(configs, data, strict=True)]
+    models = [decoder_of(config).state_dict() for config in configs]
     for key, value in models[0].items():
         assert all(torch.equal(value, other[key]) for other in models[1:])
 
@@ -159,7 +162,8 @@ def test_the_papers_recipe_step_by_step(small_config: Callable[..., Config]) -> 
         )
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, optim)
-        loss, norm = update(ours, optimizer, inputs, targets, config, CPU)
+        passes = config.grad_accum_steps()
+        loss, norm = update(ours, optimizer, inputs, targets, clip, passes=passes)
 
         if step < warmup:
             rate = first + step * (peak - first) / warmup
@@ -186,64 +190,57 @@ def test_the_papers_recipe_step_by_step(small_config: Callable[..., Config]) -> 
 
 
 def in_float16(
-    config: Config, scale: LossScale, model: Decoder, stop: int | None = None
-) -> list[Update]:
-    """Updates in float16; a stop as a signal makes it, before that forward pass."""
+    config: Config, model: Decoder, scale: float, stop: int | None = None
+) -> tuple[list[Update], torch.amp.GradScaler]:
+    """Updates in float16 from a scale on; a stop as a signal makes it, before that forward pass."""
+    scaler = torch.amp.GradScaler("cpu", scale, growth_interval=2**11)
     passes = itertools.count(1)
 
     def before_pass() -> None:
         if next(passes) == stop:
             raise Interrupted(15)
 
-    optimizer, batches = (
-        build_optimizer(model, config.optim),
-        training_batches(config, prepared(config)),
-    )
-    return list(train(model, optimizer, batches, config, CPU, 0, before_pass, scale))
+    return updates_of(config, model, scaler=scaler, before_pass=before_pass), scaler
 
 
-@pytest.mark.parametrize("start", [2.0**7, 2.0**30])
-def test_float16_scales_the_loss(small_config: Callable[..., Config], start: float) -> None:
-    """A scale at which gradients overflow shrinks until they do not, and harms no update."""
+def test_float16_scales_the_loss(small_config: Callable[..., Config]) -> None:
     optim = NagConfig(steps=4, warmup_steps=2, tokens_per_step=64, lr=0.1, min_lr=0.01)
     config = small_config(optim=optim)
-    exact, model = (build_model(config, prepared(config)) for _ in range(2))
-    batches = training_batches(config, prepared(config))
-    wanted = list(train(exact, build_optimizer(exact, optim), batches, config, CPU))
-    scale = LossScale(start)
-    found = in_float16(replace(config, dtype="float16"), scale, model)
+    exact, model, before = (decoder_of(config) for _ in range(3))
+    wanted = updates_of(config, exact)
+    found, scaler = in_float16(replace(config, dtype="float16"), model, 2.0**13)
     assert [u.grad_norm for u in found] == pytest.approx([u.grad_norm for u in wanted], rel=0.01)
     assert [u.loss for u in found] == pytest.approx([u.loss for u in wanted], rel=0.01)
-    before = build_model(config, prepared(config))
     for mine, other, first in zip(
         model.parameters(), exact.parameters(), before.parameters(), strict=True
     ):
         assert (mine - other).norm() <= 0.02 * (other - first).norm() + 1e-6
-    assert (scale.value == start) == (start < 2**20) and scale.updates in (1, 2, 3, 4)
+    assert scaler.get_scale() == 2.0**13
 
 
-def test_float16_stopped_amid_a_retry_goes_on_the_same(
-    small_config: Callable[..., Config],
-) -> None:
-    """With dropout: an attempt that is interrupted leaves neither scale nor masks behind."""
-    config = small_config(dtype="float16")
-    config = replace(config, model=replace(config.model, dropout=0.3))
-    whole, stopped = (build_model(config, prepared(config)) for _ in range(2))
-    in_float16(config, LossScale(2.0**30), whole)
-    scale = LossScale(2.0**30)
-    with pytest.raises(Interrupted):
-        in_float16(config, scale, stopped, stop=3)  # the third attempt at the first update
-    assert scale == LossScale(2.0**30)
-    in_float16(config, scale, stopped)
-    assert all(
-        torch.equal(a, b) for a, b in zip(whole.parameters(), stopped.parameters(), strict=True)
-    )
+def test_float16_skips_an_update_that_overflows(small_config: Callable[..., Config]) -> None:
+    """As fairseq does: the weights stay as they were, the scale is halved, the step is counted."""
+    config = small_config(dtype="float16", optim=replace(small_config().optim, steps=30))
+    model = decoder_of(config)
+    found, scaler = in_float16(config, model, 2.0**30)
+    skipped = [math.isinf(update.grad_norm) or math.isnan(update.grad_norm) for update in found]
+    n_skipped = sum(skipped)
+    assert skipped[0] and not skipped[-1]
+    assert scaler.get_scale() == 2.0 ** (30 - n_skipped)
+    assert [update.step for update in found] == list(range(1, 31))
+    assert found[-1].loss < found[0].loss
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_small_gradients_do_not_vanish(small_config: Callable[..., Config]) -> None:
+def test_the_first_scale_is_fairseqs() -> None:
+    """Of the sum of the losses 128; it is the mean that is scaled here."""
+    scaler = build_scaler("float16", CPU, tokens=64)
+    assert (scaler.get_scale(), scaler.get_growth_interval()) == (128 * 64, 2048)
+    assert not build_scaler("float32", CPU, tokens=64).is_enabled()
+
+
+def test_small_gradients_do_not_vanish() -> None:
     """The sum of the losses is scaled: divided by its tokens first, it would be lost in float16."""
-    optim = NagConfig(steps=1, warmup_steps=0, tokens_per_step=64, lr=0.1, min_lr=0.01)
-    config = small_config(optim=optim)
 
     class Faint(torch.nn.Module):
         def __init__(self) -> None:
@@ -255,20 +252,35 @@ def test_small_gradients_do_not_vanish(small_config: Callable[..., Config]) -> N
             return (self.weight.half() * torch.ones(inputs.shape).half()).float() * 1e-7
 
     tokens = torch.zeros(4, 16, dtype=torch.long)
-    for scale, wanted in ((None, 0.0), (2.0**7, 1e-7)):
+    for dtype, wanted in (("float32", 0.0), ("float16", 1e-7)):
         net = Faint()
         optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
-        norm = update(net, optimizer, tokens, tokens, config, CPU, scale=scale)[1]
+        _, norm = update(net, optimizer, tokens, tokens, 1.0, dtype=dtype)
         assert norm == pytest.approx(wanted, rel=0.01, abs=1e-12)
 
 
-def test_loss_scale() -> None:
-    scale = LossScale()
-    assert list(itertools.islice(scale.attempts(), 3)) == [128, 64, 32]
-    assert scale == LossScale()
-    scale.succeeded(64)
-    for done in range(1, 2**11):
-        assert (scale.value, scale.updates) == (64, done)
-        scale.succeeded(64)
-    assert (scale.value, scale.updates) == (128, 0)
-    assert 1e-4 <= list(scale.attempts())[-1] < 2e-4
+class WithLinear(Position):
+    """A scheme with a matrix, a bias, and a table."""
+
+    def __init__(self, config: PositionConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.gate = torch.nn.Linear(sizes.d_model, sizes.n_heads)
+        self.table = torch.nn.Embedding(4, sizes.n_heads)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.01 * (self.gate(x) + self.table.weight.sum(0)).sum(-1, keepdim=True)
+
+
+def test_of_a_scheme_only_the_weights_of_linear_modules_decay(
+    small_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCHEMES.made, "none", WithLinear)
+    config = small_config("none")
+    model = decoder_of(config)
+    decayed, rest = build_optimizer(model, config.optim).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    of_scheme = {names[id(p)] for p in decayed["params"] if names[id(p)].startswith("position.")}
+    assert of_scheme == {"position.gate.weight"}
+    assert {"position.gate.bias", "position.table.weight"} <= {names[id(p)] for p in rest["params"]}
+    first, second = (trained(replace(config, output=config.output + n)) for n in ("1", "2"))
+    assert first.weights.read_bytes() == second.weights.read_bytes()

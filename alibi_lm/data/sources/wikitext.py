@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alibi_lm.data.corpus import SPLITS, Corpus, DataConfig, Documents
-from alibi_lm.data.text import read
+from alibi_lm.data.corpus import SOURCES, SPLITS, Corpus, DataConfig, Documents
+from alibi_lm.data.sources.text import read
 from alibi_lm.errors import UserError
 from alibi_lm.machine.progress import say
 from alibi_lm.settings import setting
@@ -30,17 +30,20 @@ FILE_NAMES = {"train": "train", "validation": "valid", "test": "test"}
 class WikitextConfig(DataConfig):
     """Which edition of WikiText, and from where."""
 
-    source: str = setting("wikitext", "where the text comes from", choices=("wikitext",))
-    name: str = setting("wikitext103", "what result rows call the data set")
-    edition: str = setting("wikitext-103-v1", "word-level (-v1) or raw text", choices=EDITIONS)
+    name: str = setting("wikitext103", "what result rows call the data set", identity=False)
+    edition: str = setting(
+        "wikitext-103-v1", "word-level (-v1) or raw text", choices=EDITIONS, identity=False
+    )
     path: str | None = setting(
-        None, "local folder with wiki.*.tokens, wiki.*.raw or parquet files; null: the hub"
+        None,
+        "local folder with wiki.*.tokens, wiki.*.raw or parquet files; null: the hub",
+        identity=False,
     )
 
 
-def load_wikitext(config: DataConfig) -> Corpus:
+@SOURCES.add("wikitext", WikitextConfig)
+def load_wikitext(config: WikitextConfig) -> Corpus:
     """WikiText from the local folder, if one is given, or else from the hub."""
-    assert isinstance(config, WikitextConfig)
     splits = _load(config)
     if (config.name, config.edition) == ("wikitext103", "wikitext-103-v1"):
         return Corpus(config.name, splits, ORIGINAL, ORIGINAL_TYPES)
@@ -52,7 +55,7 @@ def _load(config: WikitextConfig) -> dict[str, Documents]:
         return _splits_of(_from_hub(config.edition))
     folder = Path(config.path)
     if not folder.is_dir():
-        raise UserError(f"data.path: {folder} is no folder")
+        raise UserError(f"data.path: {folder} is not a folder")
     suffix = "raw" if "raw" in config.edition else "tokens"
     files = {split: folder / f"wiki.{name}.{suffix}" for split, name in FILE_NAMES.items()}
     present = {split: path for split, path in files.items() if path.is_file()}

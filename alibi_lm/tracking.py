@@ -1,27 +1,57 @@
-"""What Weights & Biases is told: a copy of what the run folder holds, and never more than a copy.
+"""Weights & Biases gets a copy of what the run folder holds, and never more than a copy.
 
-A run folder has one W&B run, whose id it keeps (tracking.json), so whatever goes on with the run
-goes on with the curve. W&B's step is the count of updates and, after them, of results; it never
-goes back, since the last one that was told is kept too. Nothing that fails here stops a run.
+A run folder has one W&B run, whose id it keeps (tracking.json), so whatever continues the run
+continues its curve. W&B's step is the number of updates and, after them, of results; it never goes
+back, because the last one that was logged is kept too. No failure here stops a run.
 """
 
 import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alibi_lm.config import Config, to_dict
 from alibi_lm.evaluation.rows import COMPLETE, Row
 from alibi_lm.machine import processes
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.progress import say
-from alibi_lm.runs.curve import Line
+from alibi_lm.settings import setting
 
+MODES = ("offline", "online", "off")  # offline: kept in the run folder, for `wandb sync`
 FINISH_SECONDS = 60  # to send what is left at the end
 LENGTH = "extrapolation/length"  # x axis of every curve over evaluation lengths
+
+
+@dataclass
+class TrackingConfig:
+    """What Weights & Biases gets of a run; metrics.jsonl and results.jsonl hold it anyway."""
+
+    mode: str = setting("offline", "offline needs no account", choices=MODES, identity=False)
+    project: str = setting("alibi_lm", "W&B project", identity=False)
+    entity: str | None = setting(None, "W&B user or team; null: your default", identity=False)
+    group: str | None = setting(
+        None, "group of runs; null: the name of the output folder", identity=False
+    )
+    tags: list[str] = setting([], "tags beside those of scheme, data and length", identity=False)
+
+    def problems(self) -> list[str]:
+        """The project must have a name."""
+        if not self.project:
+            return ["tracking.project: given '', but it must name a W&B project"]
+        return []
+
+
+@dataclass(frozen=True)
+class Described:
+    """How a W&B run is described: its name, its group, its tags and its configuration."""
+
+    name: str
+    group: str
+    job_type: str
+    tags: tuple[str, ...] = ()
+    config: dict[str, Any] | None = None
 
 
 def curve_name(curve: str, metric: str) -> str:
@@ -30,38 +60,38 @@ def curve_name(curve: str, metric: str) -> str:
 
 
 class Tracker:
-    """Tells nobody: `tracking=off`, and every process but the first."""
+    """Does nothing: used with tracking=off and on ranks other than 0."""
 
     def describe(self, facts: dict[str, Any]) -> None:
-        """Add to the run's configuration what its settings do not say."""
+        """Add facts to the run's configuration."""
 
-    def metrics(self, line: Line) -> None:
-        """Tell a line of the training curve."""
+    def metrics(self, line: dict[str, Any]) -> None:
+        """Log a line of the training curve."""
 
     def result(self, row: Row) -> None:
-        """Tell one more point of the extrapolation curve."""
+        """Log one more point of the extrapolation curve."""
 
     def results(self, rows: Sequence[Row]) -> None:
-        """Tell what of a run's results is yet untold, then all of them as a table."""
+        """Log the results that are not logged yet, then all of them as a table."""
 
     def table(self, rows: Sequence[Row]) -> None:
-        """Tell results as a table."""
+        """Log results as a table."""
 
     def figure(self, path: Path) -> None:
-        """Tell a figure."""
+        """Log a figure."""
 
     def close(self, status: int) -> None:
-        """Nothing comes after; a status other than 0 says that the run failed."""
+        """End the W&B run; a status other than 0 marks it as failed."""
 
 
-NOBODY = Tracker()
+NO_TRACKING = Tracker()
 
 
 class WandbTracker(Tracker):
-    """Tells Weights & Biases. Its run begins with the first thing there is to tell."""
+    """Logs to Weights & Biases. Its W&B run begins with the first thing to log."""
 
-    def __init__(self, config: Config, folder: Path, job_type: str) -> None:
-        self.config, self.folder, self.job_type = config, folder, job_type
+    def __init__(self, settings: TrackingConfig, folder: Path, described: Described) -> None:
+        self.settings, self.folder, self.described = settings, folder, described
         self.run: Any = None
         self.works = True
 
@@ -69,8 +99,8 @@ class WandbTracker(Tracker):
         """Add to the run's configuration."""
         self._try(lambda: self._run().config.update(facts, allow_val_change=True))
 
-    def metrics(self, line: Line) -> None:
-        """A step that was told before (the run was killed after it) is not told again."""
+    def metrics(self, line: dict[str, Any]) -> None:
+        """A step that was logged before the run was killed is not logged again."""
         told = {f"train/{key}": value for key, value in line.items() if key != "step"}
         self._try(lambda: self._log(told, line["step"]))
 
@@ -79,17 +109,17 @@ class WandbTracker(Tracker):
         if row.status != COMPLETE:
             return
         names = ("loss", "ppl", "word_ppl", "bpb")
-        told = {curve_name(row.what.curve, name): getattr(row, name) for name in names}
+        told = {curve_name(row.measurement.curve, name): getattr(row, name) for name in names}
 
         def tell() -> None:
             labels = self._kept()["told"]
-            if row.what.label not in labels:
-                self._log({LENGTH: row.eval_length} | told, told=[*labels, row.what.label])
+            if row.measurement.label not in labels:
+                self._log({LENGTH: row.eval_length} | told, told=[*labels, row.measurement.label])
 
         self._try(tell)
 
     def results(self, rows: Sequence[Row]) -> None:
-        """A kill may have come between a result and its telling."""
+        """A kill may have come between a result and its logging."""
 
         def tell() -> None:
             for row in rows:
@@ -128,7 +158,7 @@ class WandbTracker(Tracker):
             self._try(lambda: self.run.finish(exit_code=status))
 
     def _log(self, values: dict[str, Any], step: int | None = None, **told: Any) -> None:
-        """Tell values at a step, by default the next; keep that step and what else was told."""
+        """Log values at a step, by default the next; keep that step and what else was logged."""
         run, kept = self._run(), self._kept()
         step = kept["step"] + 1 if step is None else step
         if step > kept["step"]:
@@ -143,16 +173,16 @@ class WandbTracker(Tracker):
     def _begin(self) -> Any:
         import wandb
 
-        config, tracking = self.config, self.config.tracking
+        settings, described = self.settings, self.described
         run = wandb.init(
-            mode=tracking.mode,  # type: ignore[arg-type]
-            project=tracking.project,
-            entity=tracking.entity,
-            group=group(config),
-            job_type=self.job_type,
-            name=self.folder.name if self.job_type == "train" else f"{group(config)} report",
-            tags=self._tags(),
-            config=to_dict(config) if self.job_type == "train" else None,
+            mode=settings.mode,  # type: ignore[arg-type]
+            project=settings.project,
+            entity=settings.entity,
+            group=described.group,
+            job_type=described.job_type,
+            name=described.name,
+            tags=[*described.tags, *settings.tags],
+            config=described.config,
             id=self._kept()["id"],
             resume="allow",
             reinit="finish_previous",
@@ -160,25 +190,20 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                # Sending may stall for ever; writing does not.
-                finish_timeout=FINISH_SECONDS if tracking.mode == "online" else 0,
+                # Sending may stall forever; writing does not.
+                finish_timeout=FINISH_SECONDS if settings.mode == "online" else 0,
             ),
         )
         run.define_metric(LENGTH, hidden=True)
         run.define_metric("extrapolation/*", step_metric=LENGTH)
         return run
 
-    def _tags(self) -> list[str]:
-        config = self.config
-        own = [config.position.name, config.data.name, f"L{config.train_length}"]
-        return [*(own if self.job_type == "train" else []), *config.tracking.tags]
-
     @property
     def _file(self) -> Path:
         return self.folder / "tracking.json"
 
     def _kept(self) -> dict[str, Any]:
-        """The W&B run's id, and what it was told: the last step, results, rows of the table."""
+        """The W&B run's id, and what was logged: the last step, results, rows of the table."""
         if not self._file.exists():
             new = {"id": secrets.token_hex(4), "step": 0, "told": [], "rows": 0}
             write_atomically(self._file, json.dumps(new) + "\n")
@@ -186,7 +211,7 @@ class WandbTracker(Tracker):
         return kept
 
     def _try(self, action: Callable[[], object]) -> None:
-        """Do it; the first time that W&B fails, say so and leave it alone from then on."""
+        """Do it; when W&B fails, say so once and stop logging."""
         if not self.works:
             return
         try:
@@ -198,19 +223,14 @@ class WandbTracker(Tracker):
 
     def _give_up(self, reason: str) -> None:
         self.works = False
-        say(f"warning: no tracking by W&B: {reason}; the run goes on (tracking=off: without it)")
-
-
-def group(config: Config) -> str:
-    """The group of the runs of a sweep: by default the name of their output folder."""
-    return config.tracking.group or Path(config.output).resolve().name
+        say(f"warning: W&B tracking failed: {reason}; the run continues (tracking=off stops this)")
 
 
 @contextmanager
-def track(config: Config, folder: Path, job_type: str = "train") -> Iterator[Tracker]:
-    """The tracker of a run's folder, or of a sweep's with job_type report, closed at the end."""
-    off = config.tracking.mode == "off" or not processes.is_first()
-    tracker = Tracker() if off else WandbTracker(config, folder, job_type)
+def track(settings: TrackingConfig, folder: Path, described: Described) -> Iterator[Tracker]:
+    """The tracker of a folder, closed at the end."""
+    off = settings.mode == "off" or not processes.is_rank_zero()
+    tracker = NO_TRACKING if off else WandbTracker(settings, folder, described)
     status = 1
     try:
         yield tracker

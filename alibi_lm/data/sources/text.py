@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alibi_lm.data.corpus import Corpus, DataConfig, Documents
+from alibi_lm.data.corpus import SOURCES, Corpus, DataConfig, Documents
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.settings import setting
 
@@ -15,16 +15,16 @@ from alibi_lm.settings import setting
 class TextConfig(DataConfig):
     """Files or globs for each split; without validation files, a part of each file is held out."""
 
-    source: str = setting("text", "where the text comes from", choices=("text",))
-    name: str = setting("text", "what result rows call the data set")
-    train: list[str] = setting([], "files or globs of the training split")
-    validation: list[str] = setting([], "files or globs of the validation split")
-    test: list[str] = setting([], "files or globs of the test split")
+    name: str = setting("text", "what result rows call the data set", identity=False)
+    train: list[str] = setting([], "files or globs of the training split", identity=False)
+    validation: list[str] = setting([], "files or globs of the validation split", identity=False)
+    test: list[str] = setting([], "files or globs of the test split", identity=False)
     held_out: float = setting(
         0.0,
         "fraction at the end of each training file kept for validation instead",
         at_least=0,
         below=1,
+        identity=False,
     )
 
     def problems(self) -> list[str]:
@@ -43,9 +43,9 @@ class TextConfig(DataConfig):
         return problems
 
 
-def load_text(config: DataConfig) -> Corpus:
+@SOURCES.add("text", TextConfig)
+def load_text(config: TextConfig) -> Corpus:
     """Read, check and split the user's files. Every file is read here once, to be sure of it."""
-    assert isinstance(config, TextConfig)
     wanted = {"train": config.train, "validation": config.validation, "test": config.test}
     problems: list[str] = []
     files = {split: _expand(split, given, problems) for split, given in wanted.items() if given}

@@ -8,18 +8,28 @@ hash of their path (so that other Python versions pick alike) until each split h
 import hashlib
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from alibi_lm.data.corpus import SPLITS, Corpus, DataConfig
+from alibi_lm.data.corpus import SOURCES, SPLITS, Corpus, DataConfig
 from alibi_lm.errors import UserError
+from alibi_lm.settings import setting
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 HELD_OUT_BYTES = 200_000  # for each of validation and test, about
 LARGEST_HELD_OUT = 2**16  # bytes; a larger module would be most of its split
 
 
-def load_stdlib(config: DataConfig) -> Corpus:
+@dataclass
+class StdlibConfig(DataConfig):
+    """Only its name can be set."""
+
+    name: str = setting("stdlib", "what result rows call the data set", identity=False)
+
+
+@SOURCES.add("stdlib", StdlibConfig)
+def load_stdlib(config: StdlibConfig) -> Corpus:
     """The standard library's modules, one document each."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = [

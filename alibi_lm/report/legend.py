@@ -1,0 +1,84 @@
+"""How schemes are named and drawn: families by hue, members by shade, marker and dash.
+
+Name and family come with the scheme, where it is registered (positions/base.py). A scheme that is
+not registered here, in rows from elsewhere, bears its own word and is drawn in black.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alibi_lm.settings import REGISTRIES
+
+# Colours that colour-blind readers tell apart (Okabe and Ito), and each family's first marker.
+FAMILIES = {
+    "none": ("#777777", "v"),
+    "embedding": ("#D55E00", "o"),
+    "rotation": ("#E69F00", "s"),
+    "by distance": ("#009E73", "D"),
+    "by key": ("#0072B2", "^"),
+    "on the logits": ("#CC79A7", "P"),
+    "layered": ("#56B4E9", "X"),
+}
+OTHER = ("#000000", "x")  # of schemes that are not registered, or whose family is not listed
+MARKERS = ("v", "o", "s", "D", "^", "P", "X", "x", "<", ">", "p", "h")
+SHADES = (0.0, -0.4, 0.4)  # towards black, towards white
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)))
+Colour = tuple[float, ...]  # red, green, blue
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a scheme's curves are drawn."""
+
+    colour: Colour
+    marker: str
+    dash: Any
+
+
+def title(position: str) -> str:
+    """The scheme's name for readers."""
+    return str(getattr(_registered(position), "title", position))
+
+
+def style(position: str) -> Style:
+    """The scheme's style: no two registered schemes share one."""
+    colour, first = FAMILIES.get(_family(position), OTHER)
+    members = [name for name in _schemes() if _family(name) == _family(position)]
+    members.sort(key=lambda name: (getattr(_registered(name), "rank", 0), name))
+    place = members.index(position) if position in members else 0
+    marker = MARKERS[(MARKERS.index(first) + place) % len(MARKERS)]
+    shade = SHADES[place % len(SHADES)]
+    dash = DASHES[place // len(MARKERS) % len(DASHES)]
+    return Style(mix(colour, shade), marker, dash)
+
+
+def mix(colour: str | Colour, shade: float) -> Colour:
+    """A colour mixed with white (shade above 0) or black (below 0)."""
+    if isinstance(colour, str):
+        colour = tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    towards = 1.0 if shade > 0 else 0.0
+    return tuple(part + (towards - part) * abs(shade) for part in colour)
+
+
+def in_legend_order(positions: Sequence[str]) -> list[str]:
+    """By family, as listed above; within one by rank and name."""
+
+    def place(position: str) -> tuple[int, int, str]:
+        families, family = list(FAMILIES), _family(position)
+        known = families.index(family) if family in families else len(families)
+        return known, getattr(_registered(position), "rank", 0), position
+
+    return sorted(positions, key=place)
+
+
+def _schemes() -> dict[str, Any]:
+    return REGISTRIES["position"].made if "position" in REGISTRIES else {}
+
+
+def _registered(position: str) -> Any:
+    return _schemes().get(position)
+
+
+def _family(position: str) -> str:
+    return str(getattr(_registered(position), "family", ""))
