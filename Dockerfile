@@ -21,6 +21,7 @@ RUN python -m pip install --no-cache-dir -r requirements.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY alibi_lm alibi_lm
+COPY hydra_plugins hydra_plugins
 COPY configs configs
 COPY scripts scripts
 COPY experiments/paper experiments/paper

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Test workers: one per core, at most 4; each has one thread, so that they share the cores.
+WORKERS ?= auto
 
 .PHONY: help setup repro smoke test lint format clean
 .DEFAULT_GOAL := help
@@ -22,7 +24,7 @@ smoke: setup  ## run every experiment of the paper at the smallest scale
 	$(BIN)/python scripts/benchmark.py experiment=speed scale=smoke
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

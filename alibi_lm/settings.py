@@ -30,7 +30,8 @@ def setting(
 ) -> Any:
     """A dataclass field with its meaning and bounds; for lists the bounds hold for each element.
 
-    identity: whether the setting can change the trained weights, and so belongs to what a run is.
+    identity: whether the setting, or any of a part, can change the trained weights, and so belongs
+    to what a run is.
     """
     metadata = {
         "meaning": meaning,
@@ -90,14 +91,18 @@ class Registry:
 REGISTRIES: dict[str, Registry] = {}
 
 
-def walk(config: Any, prefix: str = "") -> list[tuple[str, Any, dataclasses.Field[Any]]]:
-    """(dotted key, value, field) of every leaf setting of a configuration object."""
+def walk(
+    config: Any, prefix: str = "", identity_only: bool = False
+) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
+    """(dotted key, value, field) of every leaf setting, or of those that belong to the identity."""
     leaves = []
     for field in dataclasses.fields(config):
+        if identity_only and not field.metadata["identity"]:
+            continue
         value = getattr(config, field.name)
         key = prefix + field.name
         if dataclasses.is_dataclass(value):
-            leaves += walk(value, key + ".")
+            leaves += walk(value, key + ".", identity_only)
         else:
             leaves.append((key, value, field))
     return leaves

@@ -28,13 +28,11 @@ LENGTH = "extrapolation/length"  # x axis of every curve over evaluation lengths
 class TrackingConfig:
     """What Weights & Biases gets of a run; metrics.jsonl and results.jsonl hold it anyway."""
 
-    mode: str = setting("offline", "offline needs no account", choices=MODES, identity=False)
-    project: str = setting("alibi_lm", "W&B project", identity=False)
-    entity: str | None = setting(None, "W&B user or team; null: your default", identity=False)
-    group: str | None = setting(
-        None, "group of runs; null: the name of the output folder", identity=False
-    )
-    tags: list[str] = setting([], "tags beside those of scheme, data and length", identity=False)
+    mode: str = setting("offline", "offline needs no account", choices=MODES)
+    project: str = setting("alibi_lm", "W&B project")
+    entity: str | None = setting(None, "W&B user or team; null: your default")
+    group: str | None = setting(None, "group of runs; null: the name of the output folder")
+    tags: list[str] = setting([], "tags beside those of scheme, data and length")
 
     def problems(self) -> list[str]:
         """The project must have a name."""

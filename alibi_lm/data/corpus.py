@@ -27,7 +27,7 @@ class DataConfig:
 
     kind: ClassVar[str]
 
-    name: str = setting("", "what result rows call the data set", identity=False)
+    name: str = setting("", "what result rows call the data set")
 
     def problems(self) -> list[str]:
         """One line for each impossible combination of settings."""

@@ -64,12 +64,8 @@ class BytesConfig(TokenizerConfig):
 class BpeConfig(TokenizerConfig):
     """Byte-level byte-pair encoding."""
 
-    vocab_size: int = setting(
-        1024, "tokens, the end token and 256 bytes included", at_least=257, identity=False
-    )
-    learn_from: str = setting(
-        "train", "split that the vocabulary is learned from", choices=SPLITS, identity=False
-    )
+    vocab_size: int = setting(1024, "tokens, the end token and 256 bytes included", at_least=257)
+    learn_from: str = setting("train", "split that the vocabulary is learned from", choices=SPLITS)
 
     def learns_from(self) -> str | None:
         """The split that is set."""
@@ -81,23 +77,13 @@ class WordsConfig(TokenizerConfig):
     """Words between white space: a closed vocabulary, most frequent first."""
 
     vocab_size: int | None = setting(
-        None,
-        "words kept, `</s>` and `<unk>` included; null: every word",
-        at_least=3,
-        identity=False,
+        None, "words kept, `</s>` and `<unk>` included; null: every word", at_least=3
     )
-    learn_from: str = setting(
-        "train", "split that the vocabulary is learned from", choices=SPLITS, identity=False
-    )
+    learn_from: str = setting("train", "split that the vocabulary is learned from", choices=SPLITS)
     layout: str = setting(
-        "plain",
-        "fairseq: as the paper's, 4 specials and a multiple of 8",
-        choices=LAYOUTS,
-        identity=False,
+        "plain", "fairseq: as the paper's, 4 specials and a multiple of 8", choices=LAYOUTS
     )
-    dictionary: str | None = setting(
-        None, "fairseq's dict.txt, instead of learning; null: none", identity=False
-    )
+    dictionary: str | None = setting(None, "fairseq's dict.txt, instead of learning; null: none")
 
     def problems(self) -> list[str]:
         """A dictionary says which words there are and in which order."""
@@ -133,11 +119,9 @@ class WordsConfig(TokenizerConfig):
 class FileConfig(TokenizerConfig):
     """A tokenizer of the user's own."""
 
-    path: str = setting("", "a tokenizer.json as the tokenizers library saves it", identity=False)
+    path: str = setting("", "a tokenizer.json as the tokenizers library saves it")
     end: str | None = setting(
-        None,
-        f"its end-of-text token; null: the first it has of {', '.join(END_NAMES)}",
-        identity=False,
+        None, f"its end-of-text token; null: the first it has of {', '.join(END_NAMES)}"
     )
 
     def problems(self) -> list[str]:

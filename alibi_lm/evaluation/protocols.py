@@ -37,39 +37,28 @@ class EvaluationConfig:
     """Which lengths are evaluated, on what, and how."""
 
     protocols: list[str] = setting(
-        ["nonoverlapping"], "which tokens are scored with how much context", identity=False
+        ["nonoverlapping"], "which tokens are scored with how much context"
     )
     lengths: list[int] = setting(
         [64, 128, 256, 512, 1024],
         "evaluation lengths (L_valid in the paper); same_targets: tokens of context",
         at_least=1,
-        identity=False,
     )
     lengths_past_training: list[int] = setting(
-        [], "extra lengths, given as tokens past train_length", at_least=0, identity=False
+        [], "extra lengths, given as tokens past train_length", at_least=0
     )
-    skip_shorter: bool = setting(
-        False, "leave out lengths that are shorter than train_length", identity=False
-    )
-    stride: int | None = setting(None, "sliding: new tokens per window", at_least=1, identity=False)
-    targets: int = setting(256, "same_targets: how many are drawn", at_least=1, identity=False)
+    skip_shorter: bool = setting(False, "leave out lengths that are shorter than train_length")
+    stride: int | None = setting(None, "sliding: new tokens per window", at_least=1)
+    targets: int = setting(256, "same_targets: how many are drawn", at_least=1)
     attention: list[str] = setting(
-        ["full"],
-        "window: a query sees only the last keys, a baseline",
-        choices=ATTENTION,
-        identity=False,
+        ["full"], "window: a query sees only the last keys, a baseline", choices=ATTENTION
     )
     window: int | None = setting(
-        None,
-        "keys that a query sees with attention=[window]; null: train_length",
-        at_least=1,
-        identity=False,
+        None, "keys that a query sees with attention=[window]; null: train_length", at_least=1
     )
-    split: str = setting("validation", "split that is scored", choices=SPLITS, identity=False)
-    batch_tokens: int = setting(
-        8192, "tokens per forward pass, at least one window", at_least=1, identity=False
-    )
-    dtype: str | None = setting(None, "null: as in training", choices=DTYPES, identity=False)
+    split: str = setting("validation", "split that is scored", choices=SPLITS)
+    batch_tokens: int = setting(8192, "tokens per forward pass, at least one window", at_least=1)
+    dtype: str | None = setting(None, "null: as in training", choices=DTYPES)
 
     def problems(self) -> list[str]:
         """There must be something to measure, and every setting must have an effect."""
@@ -127,8 +116,10 @@ class Protocol:
 
     name: ClassVar[str]
     takes_stride: ClassVar[bool] = False  # whether evaluation.stride is for it
-    by_position: ClassVar[bool] = True  # whether targets have different amounts of context
+    # Whether every target is scored, with different amounts of context.
+    by_position: ClassVar[bool] = True
     axis: ClassVar[str] = "Evaluation length (tokens)"
+    scores: ClassVar[str] = ""  # what it scores, with {stride} and {sample}
 
     @classmethod
     def of(cls, settings: EvaluationConfig, length: int) -> "Protocol":
@@ -143,17 +134,20 @@ class Protocol:
     @property
     def label(self) -> str:
         """The protocol in one word, without its length."""
-        return f"{self.name}{self.sample or ''}"
+        return f"{self.name}{(self.stride if self.takes_stride else self.sample) or ''}"
 
     @property
     def words(self) -> str:
         """The protocol as figures and tables name it."""
-        return self.name
+        words = [self.name]
+        words += [f"stride {self.stride}"] if self.takes_stride else []
+        words += [f"{self.sample} targets"] if self.sample else []
+        return ", ".join(words)
 
     @property
     def note(self) -> str:
         """What the protocol scores, for readers of a table."""
-        return ""
+        return self.scores.format(stride=self.stride, sample=self.sample)
 
     def at_any_length(self) -> "Protocol":
         """The protocol less its length: equal for all points of one curve."""
@@ -194,15 +188,12 @@ class Protocol:
 class Nonoverlapping(Protocol):
     """Blocks of the length, every token once; the last block may be shorter."""
 
+    scores = "every token once, in blocks of the evaluation length"
+
     @classmethod
     def of(cls, settings: EvaluationConfig, length: int) -> Protocol:
         """Every token of a block is new."""
         return cls(length, stride=length)
-
-    @property
-    def note(self) -> str:
-        """What is scored."""
-        return "every token once, in blocks of the evaluation length"
 
     def at_any_length(self) -> Protocol:
         """The stride is the length, and goes with it."""
@@ -218,6 +209,7 @@ class Sliding(Protocol):
     """Windows that overlap: every token once, with almost the whole length as context."""
 
     takes_stride = True
+    scores = "every token once, {stride} new per window"
 
     @classmethod
     def of(cls, settings: EvaluationConfig, length: int) -> Protocol:
@@ -239,21 +231,6 @@ class Sliding(Protocol):
             ]
         return []
 
-    @property
-    def label(self) -> str:
-        """With its stride."""
-        return f"sliding{self.stride}"
-
-    @property
-    def words(self) -> str:
-        """With its stride."""
-        return f"sliding, stride {self.stride}"
-
-    @property
-    def note(self) -> str:
-        """What is scored."""
-        return f"every token once, {self.stride} new per window"
-
     def spans(self, n_targets: int) -> Spans:
         """The next `stride` tokens in each window."""
         assert self.stride is not None
@@ -266,21 +243,12 @@ class SameTargets(Protocol):
 
     by_position = False
     axis = "Context (tokens)"
+    scores = "the same {sample} tokens at every length, each with exactly that much context"
 
     @classmethod
     def of(cls, settings: EvaluationConfig, length: int) -> Protocol:
         """With evaluation.targets."""
         return cls(length, sample=settings.targets)
-
-    @property
-    def words(self) -> str:
-        """With its number of targets."""
-        return f"same_targets, {self.sample} targets"
-
-    @property
-    def note(self) -> str:
-        """What is scored."""
-        return f"the same {self.sample} tokens at every length, each with exactly that much context"
 
     def spans(self, n_targets: int) -> Spans:
         """One for each target."""

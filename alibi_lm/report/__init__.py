@@ -14,9 +14,8 @@ from alibi_lm.evaluation.rows import Result, read_results, write_csv
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.report.analysis import analyse
 from alibi_lm.report.claims import claims_table
-from alibi_lm.report.comparisons import Comparison, comparisons
-from alibi_lm.report.figures import Panel, drawable, lengths_figure, panel, positions_figure, save
-from alibi_lm.report.loss_by_position import has_positions
+from alibi_lm.report.comparisons import comparisons
+from alibi_lm.report.figures import FIGURES, save
 from alibi_lm.report.page import page
 from alibi_lm.report.tables import markdown, markdown_report
 from alibi_lm.settings import missing, out_of_bounds, setting
@@ -77,23 +76,7 @@ def write_report(
         "loss_by_position.csv": analysis.positions_csv,
         "differences.csv": analysis.differences_csv,
     }
-    by_length = [group for group in groups if group.protocol.by_position]
-    sampled = [group for group in groups if not group.protocol.by_position]
-    with_positions = [group for group in by_length if has_positions(groups[group])]
-
-    def panels(chosen: list[Comparison], metric: str) -> list[Panel]:
-        return [panel(g, groups[g], named[g.study], metric, published) for g in chosen]
-
-    figures = {}
-    for name, chosen, metric in (
-        ("extrapolation", by_length, "ppl"),
-        ("relative", by_length, "relative"),
-        ("same_targets", sampled, "ppl"),
-    ):
-        if drawn := [g for g in chosen if any(drawable(c, metric) for c in groups[g])]:
-            figures[name] = lengths_figure(panels(drawn, metric), metric)
-    if with_positions:
-        figures["loss_by_position"] = positions_figure(panels(with_positions, "loss"))
+    made = {name: figure.make(groups, named, published) for name, figure in FIGURES.items()}
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in texts.items():
@@ -101,6 +84,6 @@ def write_report(
         paths.append(folder / name)
     write_csv(folder / "results.csv", [result.row for result in results])
     paths.append(folder / "results.csv")
-    for name, figure in figures.items():
-        paths += save(figure, folder / name)
+    for name, drawn in made.items():
+        paths += save(drawn, folder / name) if drawn else []
     return paths

@@ -7,15 +7,15 @@ PNG and as SVG, in which every point tells its value when pointed at.
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alibi_lm.machine.files import write_atomically
-from alibi_lm.report.comparisons import METRICS, Comparison, Curve, several_seeds
+from alibi_lm.report.comparisons import METRICS, Comparison, Curve, Study, several_seeds
 from alibi_lm.report.legend import mix, style
-from alibi_lm.report.loss_by_position import bins_to_draw
+from alibi_lm.report.loss_by_position import bins_to_draw, has_positions
 from alibi_lm.report.published import SOURCE, curves_to_compare, is_the_papers_data
 
 if TYPE_CHECKING:
@@ -70,6 +70,76 @@ def positions_figure(panels: Sequence[Panel]) -> "Figure":
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw_positions(axes, panel)
     return fig
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a report. One with a title also stands under each view of the page."""
+
+    make: "Callable[[Groups, Titles, bool], Figure | None]"
+    title: str
+    note: str
+
+
+Groups = Mapping[Comparison, list[Curve]]
+Titles = Mapping[Study, str]
+FIGURES: dict[str, Drawing] = {}  # by file name
+
+
+def figure(title: str = "", note: str = "") -> Callable[[Any], Any]:
+    """Register a function of (groups, titles, published) that draws a figure, or None."""
+
+    def keep(make: Any) -> Any:
+        FIGURES[make.__name__] = Drawing(make, title, note)
+        return make
+
+    return keep
+
+
+def _of_metric(
+    groups: Groups, titles: Titles, published: bool, metric: str, by_position: bool
+) -> "Figure | None":
+    """A metric of all groups that have it, under protocols with or without loss by position."""
+    panels = [
+        panel(group, curves, titles[group.study], metric, published)
+        for group, curves in groups.items()
+        if group.protocol.by_position == by_position
+        and any(drawable(curve, metric) for curve in curves)
+    ]
+    return lengths_figure(panels, metric) if panels else None
+
+
+@figure()
+def extrapolation(groups: Groups, titles: Titles, published: bool) -> "Figure | None":
+    """Perplexity by evaluation length."""
+    return _of_metric(groups, titles, published, "ppl", by_position=True)
+
+
+@figure()
+def relative(groups: Groups, titles: Titles, published: bool) -> "Figure | None":
+    """Perplexity relative to that at the training length."""
+    return _of_metric(groups, titles, published, "relative", by_position=True)
+
+
+@figure()
+def same_targets(groups: Groups, titles: Titles, published: bool) -> "Figure | None":
+    """Perplexity of the same targets by tokens of context."""
+    return _of_metric(groups, titles, published, "ppl", by_position=False)
+
+
+@figure(
+    "Loss by position",
+    "The loss of a token by how many tokens of context it had, in windows of the longest "
+    "evaluation length.",
+)
+def loss_by_position(groups: Groups, titles: Titles, published: bool) -> "Figure | None":
+    """Loss by tokens of context."""
+    panels = [
+        panel(group, curves, titles[group.study], "loss", published)
+        for group, curves in groups.items()
+        if group.protocol.by_position and has_positions(curves)
+    ]
+    return positions_figure(panels) if panels else None
 
 
 def save(fig: "Figure", path: Path) -> list[Path]:

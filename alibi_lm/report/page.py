@@ -21,8 +21,7 @@ from alibi_lm.report.comparisons import (
     several_seeds,
 )
 from alibi_lm.report.differences import to_the_best
-from alibi_lm.report.figures import drawable, lengths_figure, panel, positions_figure, svg
-from alibi_lm.report.loss_by_position import has_positions
+from alibi_lm.report.figures import FIGURES, drawable, lengths_figure, panel, svg
 from alibi_lm.report.published import SOURCE, claimed_on, perplexities
 from alibi_lm.report.speed import speed_note, speed_table
 from alibi_lm.report.tables import Table, lengths_table, notes, paper_speeds_table, paper_table
@@ -51,7 +50,7 @@ class View:
     n_seeds: str  # empty if one
     metrics: list[MetricView]
     differences: Table | None
-    positions_svg: str | None
+    figures: list[tuple[str, str, str]]  # heading, note, drawing
     paper: Table | None
     notes: list[str]
 
@@ -105,9 +104,7 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
         if drawn or metric == "ppl" or any(curve.values(metric) for curve in curves):
             drawing = _inline(drawn) if drawn else None
             metrics.append(MetricView(metric, drawing, lengths_table(curves, metric)))
-    positions = None
-    if group.protocol.by_position and has_positions(curves):
-        positions = positions_figure([panel(group, curves, title, "loss", published)])
+    one = {group: curves}
     return View(
         study=title,
         protocol=group.label,
@@ -115,7 +112,11 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
         n_seeds=several_seeds(curves),
         metrics=metrics,
         differences=to_the_best(curves),
-        positions_svg=_inline(positions) if positions else None,
+        figures=[
+            (figure.title, figure.note, _inline(drawn))
+            for figure in FIGURES.values()
+            if figure.title and (drawn := figure.make(one, {group.study: title}, published))
+        ],
         paper=paper_table(group, curves) if published else None,
         notes=notes(curves),
     )

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tabulate import tabulate
+
 from alibi_lm.report.comparisons import (
     METRICS,
     Comparison,
@@ -28,30 +30,17 @@ class Table:
 
 def markdown(table: Table, aligned: bool = True) -> str:
     """The table in Markdown, the best cells bold; aligned: to be read as plain text too."""
-    body = [
-        [f"**{cell}**" if (i, j) in table.best else _escaped(cell) for j, cell in enumerate(line)]
-        for i, line in enumerate(table.body)
-    ]
-    lines = [table.head, *body] if aligned else [["---"] * len(table.head)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
 
-    def line(cells: list[str]) -> str:
-        placed = (
-            cell.ljust(width) if i < table.texts else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "| " + " | ".join(placed) + " |"
+    def cell(i: int, j: int, text: str) -> str:
+        # Names are the user's, and a bar or a line end would break the table.
+        return f"**{text}**" if (i, j) in table.best else " ".join(text.split()).replace("|", "\\|")
 
-    rule = [
-        "-" * width if i < table.texts else "-" * (width - 1) + ":"
-        for i, width in enumerate(widths)
-    ]
-    return "\n".join([line(table.head), line(rule), *map(line, body)])
-
-
-def _escaped(cell: str) -> str:
-    """Names are the user's, and a bar or a line end would break the table."""
-    return " ".join(cell.split()).replace("|", "\\|")
+    body = [[cell(i, j, x) for j, x in enumerate(line)] for i, line in enumerate(table.body)]
+    sides = ["left"] * table.texts + ["right"] * (len(table.head) - table.texts)
+    if aligned:
+        return str(tabulate(body, table.head, "pipe", disable_numparse=True, colalign=sides))
+    rule = ["---" if side == "left" else "--:" for side in sides]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (table.head, rule, *body))
 
 
 def lengths_table(curves: Sequence[Curve], metric: str = "ppl") -> Table:

@@ -60,8 +60,8 @@ def changed_settings(config: Any) -> dict[str, Any]:
     """The settings that can change the weights and differ from their defaults, by dotted key."""
     return {
         key: value
-        for key, value, field in walk(config)
-        if field.metadata["identity"] and value != _default(field)
+        for key, value, field in walk(config, identity_only=True)
+        if value != _default(field)
     }
 
 

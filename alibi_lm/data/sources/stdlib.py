@@ -25,7 +25,7 @@ LARGEST_HELD_OUT = 2**16  # bytes; a larger module would be most of its split
 class StdlibConfig(DataConfig):
     """Only its name can be set."""
 
-    name: str = setting("stdlib", "what result rows call the data set", identity=False)
+    name: str = setting("stdlib", "what result rows call the data set")
 
 
 @SOURCES.add("stdlib", StdlibConfig)

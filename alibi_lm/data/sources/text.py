@@ -15,16 +15,15 @@ from alibi_lm.settings import setting
 class TextConfig(DataConfig):
     """Files or globs for each split; without validation files, a part of each file is held out."""
 
-    name: str = setting("text", "what result rows call the data set", identity=False)
-    train: list[str] = setting([], "files or globs of the training split", identity=False)
-    validation: list[str] = setting([], "files or globs of the validation split", identity=False)
-    test: list[str] = setting([], "files or globs of the test split", identity=False)
+    name: str = setting("text", "what result rows call the data set")
+    train: list[str] = setting([], "files or globs of the training split")
+    validation: list[str] = setting([], "files or globs of the validation split")
+    test: list[str] = setting([], "files or globs of the test split")
     held_out: float = setting(
         0.0,
         "fraction at the end of each training file kept for validation instead",
         at_least=0,
         below=1,
-        identity=False,
     )
 
     def problems(self) -> list[str]:

@@ -30,14 +30,10 @@ FILE_NAMES = {"train": "train", "validation": "valid", "test": "test"}
 class WikitextConfig(DataConfig):
     """Which edition of WikiText, and from where."""
 
-    name: str = setting("wikitext103", "what result rows call the data set", identity=False)
-    edition: str = setting(
-        "wikitext-103-v1", "word-level (-v1) or raw text", choices=EDITIONS, identity=False
-    )
+    name: str = setting("wikitext103", "what result rows call the data set")
+    edition: str = setting("wikitext-103-v1", "word-level (-v1) or raw text", choices=EDITIONS)
     path: str | None = setting(
-        None,
-        "local folder with wiki.*.tokens, wiki.*.raw or parquet files; null: the hub",
-        identity=False,
+        None, "local folder with wiki.*.tokens, wiki.*.raw or parquet files; null: the hub"
     )
 
 
