@@ -58,7 +58,7 @@ def test_train_then_evaluate_then_report(
     )
     assert evaluated.returncode == 0, evaluated.stderr
     assert len(list(folder.glob("wandb/offline-run-*"))) == 1
-    assert "| t5       | 16 |" in evaluated.stdout
+    assert "| t5         |  16 | " in evaluated.stdout
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [row["eval_length"] for row in rows] == [20, 33]
 

@@ -319,7 +319,7 @@ def test_where_memory_runs_out_the_row_says_so_and_the_others_are_there(
 ) -> None:
     """A real process whose data may grow by little: two lengths fit, one does not."""
     long = tmp_path / "long.txt"
-    long.write_text(text_file.read_text() * 10)
+    long.write_text(text_file.read_text() * 20)
     config = small_config("alibi", data=TextConfig(train=[str(long)], held_out=0.5))
     run = trained(config)
     # The limit is set once torch is loaded, by the same call that a shell's `ulimit -d` makes.
@@ -327,9 +327,9 @@ def test_where_memory_runs_out_the_row_says_so_and_the_others_are_there(
         "import resource, runpy, sys, torch, pandas, alibi_lm.runs.sweep\n"
         "held = int(next(line for line in open('/proc/self/status') if line.startswith('VmData'))"
         ".split()[1]) * 1024\n"
-        "resource.setrlimit(resource.RLIMIT_DATA, (held + 40 * 2**20, -1))\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (held + 60 * 2**20, -1))\n"
         f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
-        f"sys.argv = ['evaluate', 'run={run.path}', 'evaluation.lengths=[16,15000,40]',"
+        f"sys.argv = ['evaluate', 'run={run.path}', 'evaluation.lengths=[16,30000,40]',"
         " 'evaluation.batch_tokens=16', 'device=cpu']\n"
         f"runpy.run_path({str(ROOT / 'scripts' / 'evaluate.py')!r}, run_name='__main__')\n"
     )
@@ -347,12 +347,12 @@ def test_where_memory_runs_out_the_row_says_so_and_the_others_are_there(
     rows = [result.row for result in run.results().values()]
     assert [(row.eval_length, row.status) for row in rows] == [
         (16, "complete"),
-        (15000, "out of memory"),
+        (30000, "out of memory"),
         (40, "complete"),
     ]
     assert math.isnan(rows[1].loss)
     assert "OOM" in found.stdout
     # With memory enough it is tried again, and replaced.
-    (again,) = evaluated(run, EvaluationConfig(lengths=[15000]))
+    (again,) = evaluated(run, EvaluationConfig(lengths=[30000]))
     assert again.row.status == "complete"
     assert len(run.results()) == 3
