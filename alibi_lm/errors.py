@@ -1,16 +1,16 @@
-"""What a user can get wrong. Scripts print these as plain lines and exit with status 2."""
+"""Mistakes of users. Scripts print them as plain lines and exit with status 2."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the message says what was given and what is allowed."""
+    """A mistake that the user can correct; the message says what was given and what is allowed."""
 
 
 class NonfiniteError(UserError):
-    """A training whose loss or gradient is no number; every process sees it at the same step."""
+    """The loss or gradient is NaN or infinite; all processes see it at the same step."""
 
 
 class SettingsError(UserError):
-    """One or more settings that cannot be; one line each."""
+    """One or more impossible settings; one line each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))

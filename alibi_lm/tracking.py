@@ -152,7 +152,7 @@ class WandbTracker(Tracker):
     def close(self, status: int) -> None:
         """Write out, or send, what is left."""
         if self.run is not None:
-            self.works = True  # whatever failed before, W&B must not think that it goes on
+            self.works = True  # even after a failure: W&B must know that the run ended
             self._try(lambda: self.run.finish(exit_code=status))
 
     def _log(self, values: dict[str, Any], step: int | None = None, **told: Any) -> None:

@@ -7,8 +7,8 @@
 Takes the settings of scripts/sweep.py. Hours are those of named hardware (plan.devices of
 plan.hardware, at plan.efficiency of its data sheet), of a known speed (plan.tokens_per_second in
 training the first member; the others by their operations), or as measured on this machine in a few
-steps of each (plan.measure). Nothing is tokenized: what only the text knows shows once
-scripts/prepare.py has run.
+steps of each (plan.measure). Nothing is tokenized: counts that only the text
+gives are shown once scripts/prepare.py has run.
 """
 
 from collections.abc import Callable

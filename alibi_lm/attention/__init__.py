@@ -41,13 +41,19 @@ def attend(
     dropout: the probability that an element of the softmax is dropped; the others are scaled up.
     Raises a ValueError if the named backend cannot compute it; `unsupported` says so beforehand.
     """
-    device, training = q.device.type, torch.is_grad_enabled()
-    if bias.window is not None and bias.window >= q.shape[2]:
-        bias = Bias(bias.by_distance, bias.by_key)
+    bias = Bias(bias.by_distance, bias.by_key).within(bias.window, q.shape[2])
+    training = torch.is_grad_enabled()
+    backend = choose_backend(backend, bias, q.device.type, training, dropout)
+    return compute(q, k, v, bias, backend, dropout)
+
+
+def compute(
+    q: Tensor, k: Tensor, v: Tensor, bias: Bias, backend: str, dropout: float = 0.0
+) -> Tensor:
+    """`attend` by a backend that `choose_backend` has chosen for the bias."""
     q, k = q.to(v.dtype), k.to(v.dtype)  # a scheme may rotate them in float32
-    backend = choose_backend(backend, bias, device, training, dropout)
     # q, k and v have the precision that was asked for; autocast would round the bias, too.
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(q.device.type, enabled=False):
         return BACKENDS[backend](q, k, v, bias, dropout)
 
 
@@ -155,6 +161,7 @@ __all__ = [
     "Form",
     "attend",
     "choose_backend",
+    "compute",
     "leave_uncompiled",
     "unsupported",
 ]

@@ -33,7 +33,7 @@ class Bias:
     window: int | None = None
 
     def within(self, window: int | None, length: int) -> "Bias":
-        """The same bias in a window of that many keys; one as long as the text is no window."""
+        """The same bias in a window of that many keys; a window of the whole text is left out."""
         if window is None or window >= length:
             return self
         return replace(self, window=window)

@@ -3,7 +3,7 @@
 The rows of a bias by distance are one vector, each a place further on than the next: read in
 reverse order, they are a view of it with both strides 1, which the fused kernel of a CPU takes as
 its mask. Nothing of the size of length x length is stored, in either direction: the backward pass
-computes the attention of each block anew, with a few tensors of H x block x T, and the gradient of
+recomputes the attention of each block, with a few tensors of H x block x T, and the gradient of
 a bias by distance is the sum along the anti-diagonals of one of them, again by a view.
 
 With dropout, which fused kernels of a CPU have not, the forward pass works like the backward pass;

@@ -29,7 +29,7 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> 
 
     length, head_dim = q.shape[2:]
     # Causal attention does not see what is filled up behind, and lengths that are no multiple of
-    # the block have given gradients that are no numbers (pytorch#153799).
+    # the block have given NaN gradients (pytorch#153799).
     fill, widen = -length % BLOCK, max(0, NARROWEST - head_dim)
     by_distance, by_key = bias.by_distance, bias.by_key
     if fill or widen:

@@ -33,24 +33,25 @@ def count_words(vocab: dict[str, int]) -> int:
 
 
 def read_dictionary(path: Path) -> dict[str, int]:
-    """The number of each word of a dict.txt; a UserError that names the line if it is none."""
+    """The number of each word of a dict.txt; a UserError that names the line if it is not one."""
     vocab = {word: number for number, word in enumerate(SPECIALS)}
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no dict.txt: it is not UTF-8 text") from error
+        raise UserError(f"{path} is not a dict.txt: it is not UTF-8 text") from error
     for number, line in enumerate(lines, start=1):
         entry = line.removesuffix(OVERWRITE)
         word, blank, count = entry.rpartition(" ")
         if not (word and blank and count.isdigit()):
             raise UserError(
-                f"{path} is no dict.txt: line {number} is {line[:40]!r}, not a word and its count"
+                f"{path} is not a dict.txt: line {number} is {line[:40]!r}, which is not a word "
+                "and its count"
             )
         if word in vocab and entry == line:
-            raise UserError(f"{path} is no dict.txt: line {number} repeats the word {word!r}")
+            raise UserError(f"{path} is not a dict.txt: line {number} repeats the word {word!r}")
         vocab[word] = len(SPECIALS) + number - 1
     if len(vocab) == len(SPECIALS):
-        raise UserError(f"{path} is no dict.txt: it has no words")
+        raise UserError(f"{path} is not a dict.txt: it has no words")
     return vocab

@@ -35,7 +35,7 @@ from alibi_lm.settings import out_of_bounds, setting
 from alibi_lm.training.checkpoint import pack_weights
 from alibi_lm.training.optim import NagConfig
 
-# What the model is if an argument is not in the checkpoint, and what it must be: ours is no other.
+# Arguments that must have these values; those of FIXED are the default where they are missing.
 REQUIRED = {
     "adaptive_input": True,
     "tie_adaptive_weights": True,
@@ -166,8 +166,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a damaged file makes the readers raise
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"checkpoint: {path} asks for {asked[1]}, and nothing but tensors, containers and "
-                "an argparse.Namespace is created from such a file"
+                f"checkpoint: {path} asks for {asked[1]}; only tensors, containers and an "
+                "argparse.Namespace are created from such a file"
             ) from error
         raise UserError(
             f"checkpoint: {path} cannot be read as a checkpoint of torch ({type(error).__name__}); "

@@ -1,5 +1,6 @@
 """The device that a run is on, and how torch computes there."""
 
+import functools
 import os
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,6 +11,7 @@ from alibi_lm.errors import UserError
 from alibi_lm.machine import processes
 
 
+@functools.cache
 def resolve_device(name: str) -> torch.device:
     """The device to run on; `auto` prefers a GPU."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -43,7 +45,7 @@ def be_deterministic(wanted: bool | None, device: torch.device) -> bool:
 def compile_every_shape() -> None:
     """Let torch.compile make a kernel for each length, or fail.
 
-    By default it goes on uncompiled after eight, so that a row would say what was not so.
+    By default it continues uncompiled after eight, and rows would claim that it was compiled.
     """
     torch._dynamo.config.recompile_limit = 1024
     torch._dynamo.config.accumulated_recompile_limit = 4096

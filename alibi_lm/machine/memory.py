@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep blocks up to 64 MiB that are freed, not return them to the system.
 
     Every step allocates and frees the same tensors. Blocks of 32 MiB and more (the logits, mostly)
-    glibc maps anew each time, and the kernel clears their pages again and again: a step of the tiny
+    glibc maps each time, and the kernel clears their pages again and again: a step of the tiny
     model over 4,096 tokens and a vocabulary of 2,048 then takes 1.2 times as long, evaluation 1.3.
     Still larger blocks are let go: at length 16,384 each would leave a hole that no other fills.
     Has no effect where the C library is not glibc.

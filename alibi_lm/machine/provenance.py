@@ -1,5 +1,6 @@
 """What a reader needs to know of code, packages and hardware to judge a number."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -15,6 +16,7 @@ PACKAGES = ("torch", "numpy", "hydra-core", "tokenizers", "datasets", "safetenso
 COMMIT = "ALIBI_LM_COMMIT"  # environment variable: the commit, where there is no git (an image)
 
 
+@functools.cache
 def commit() -> tuple[str | None, bool | None]:
     """The commit of this checkout and whether tracked files differ from it; None outside git.
 

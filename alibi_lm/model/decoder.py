@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
-from alibi_lm.attention import Bias, attend, choose_backend
+from alibi_lm.attention import Bias, choose_backend, compute
 from alibi_lm.model.adaptive import AdaptiveSoftmax, band_edges
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.softmax import TiedSoftmax
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = position.rotate(q, k)  # (B, H, T, K)
         dropout = self.dropout if self.training else 0.0
-        heads = attend(q, k, v, bias, backend, dropout).transpose(1, 2).flatten(-2)
+        heads = compute(q, k, v, bias, backend, dropout).transpose(1, 2).flatten(-2)
         out: Tensor = self.out(heads)
         return out
 
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
         self.checkpointing = checkpointing
         self.attention_dropout = config.attention_dropout
         self.embedding = build_softmax(config, vocab_size)
-        # The caller's random numbers go on as if the scheme had drawn none.
+        # The caller's generator is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed_of(seed or 0, "position"))
             self.position: Position = SCHEMES.build(position, config.sizes)

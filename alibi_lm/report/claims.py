@@ -1,10 +1,10 @@
 """Claims checked by machine: what a paper says, the rule that decides, and what was measured.
 
 Every claim is checked by its rule twice: on the paper's published numbers and on ours. Differences
-are taken over the seeds that both sides have. With token losses at hand they have 95 % intervals
+are taken over the seeds that both sides have. If token losses were kept they have 95 % intervals
 (paired bootstrap over pieces of the text), and the rule must hold for the whole interval and for
 every seed; without them, for every seed, and the finding shows no brackets. "Does not hold" means:
-not shown under this rule by these results. Where a loss is no number, nothing is decided.
+not shown under this rule by these results. If a loss is NaN, nothing is decided.
 """
 
 import math
@@ -71,7 +71,7 @@ class _Evidence:
 
 
 def _all(*conditions: bool, of: Sequence[Difference]) -> bool | None:
-    """Whether all hold; None if any of the differences they are about is no number."""
+    """Whether all hold; None if any of the differences is NaN."""
     if any(math.isnan(x) for d in of for x in (d.low, d.high)):
         return None
     return all(conditions)

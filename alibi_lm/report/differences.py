@@ -20,12 +20,12 @@ class Difference:
 
     @property
     def low(self) -> float:
-        """The lowest that the interval or any seed says; no number if any is none."""
+        """The lowest value of the interval and of any seed; NaN if any is NaN."""
         return _lowest([self.interval.low, *self.by_seed])
 
     @property
     def high(self) -> float:
-        """The highest that the interval or any seed says; no number if any is none."""
+        """The highest value of the interval and of any seed; NaN if any is NaN."""
         return -_lowest([-self.interval.high, *(-x for x in self.by_seed)])
 
     def __str__(self) -> str:

@@ -339,7 +339,7 @@ def _finish(axes: "Axes", panel: Panel, ends: list[End], shown: str) -> None:
     if panel.paper:
         at = panel.paper[0].train_length
         heading += f"\nthin lines: {SOURCE}, WikiText-103, L = {at:,}"
-    # Names are the user's: a dollar sign is no formula.
+    # Names are the user's: a dollar sign does not start a formula.
     axes.set_title(heading, fontsize=9, color="0.3", loc="left", parse_math=False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -39,7 +39,7 @@ class Interval:
 def difference(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Interval:
     """The mean of a - b with its 95 % interval. a, b: losses of the same tokens in text order.
 
-    Infinite where one of the two is; no number where both are, or a loss is none.
+    Infinite if one of the two is; NaN if both are, or if a loss is NaN.
     """
     if a.shape != b.shape:
         raise ValueError(f"not the same tokens: {a.shape} and {b.shape}")

@@ -78,7 +78,7 @@ def bias_matrix(source: str, length: int, n_heads: int) -> BiasMatrix:
     with torch.no_grad():
         bias = position.bias(length)
     if bias.by_distance is None and bias.by_key is None:
-        raise UserError(f"{source}: position={name} adds no bias to attention, so there is none")
+        raise UserError(f"{source}: position={name} adds no bias to attention: nothing to draw")
     return BiasMatrix(heading, bias.matrix(length))
 
 

@@ -13,7 +13,7 @@ Line = dict[str, Any]  # step, tokens, loss, grad_norm, lr, seconds
 
 
 def read_curve(path: Path) -> list[Line]:
-    """The lines of a training curve. A UserError if there is none or it is damaged."""
+    """The lines of a training curve. A UserError if it is missing or damaged."""
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except OSError as error:

@@ -209,7 +209,7 @@ def new_run(config: Config, data: TokenizedCorpus, source: str | None = None) ->
 
 
 def open_folder(path: Path) -> RunFolder:
-    """The folder of a trained run; a UserError if it is none."""
+    """The folder of a trained run; a UserError if it is not one."""
     folder = RunFolder(path)
     if not (path / "manifest.json").exists():
         raise UserError(
@@ -226,8 +226,8 @@ def open_folder(path: Path) -> RunFolder:
 def load_run(path: Path, cache: str | None = None) -> Run:
     """A trained run from its folder, with its text. Its rows say of it what its manifest says.
 
-    cache: where token files are, if not where the run says. A UserError if it is no trained run, or
-    settings and text are not those that it was trained with.
+    cache: where token files are, if not where the run says. A UserError if it is not a trained
+    run, or was trained with other settings or another text.
     """
     folder = open_folder(path)
     config, manifest = folder.read_config(), folder.manifest()

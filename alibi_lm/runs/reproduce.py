@@ -75,7 +75,7 @@ class Reproduction:
 
 
 def reproduce(settings: ReproduceConfig) -> Reproduction:
-    """Train and evaluate a run anew in a fresh folder, and compare.
+    """Train and evaluate a run again in a fresh folder, and compare.
 
     A UserError if the folder is not a trained run, its text has changed, or its manifest does not
     say how it was made.

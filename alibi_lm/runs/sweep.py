@@ -2,7 +2,7 @@
 
 Every member is composed and checked before the first is trained, so a typo in the last one costs
 nothing. Which launcher runs the members is Hydra's business. A member that fails leaves its reason
-in its folder and the others go on; at the end stands what failed and how to run just that again.
+in its folder and the others continue; at the end a table says what failed and how to run it again.
 """
 
 import itertools

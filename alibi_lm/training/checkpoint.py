@@ -60,7 +60,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def newest(self) -> State | None:
-        """The newest that is whole; says which ones are not. None if there is none."""
+        """The newest whole checkpoint, or None; prints a warning for each damaged one."""
         for path in reversed(self._files()):
             content = path.read_bytes()
             _, step, digest = path.stem.split("-")

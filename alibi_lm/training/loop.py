@@ -19,7 +19,7 @@ from alibi_lm.machine import processes
 from alibi_lm.machine.device import autocast, compile_every_shape
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.training.optim import OptimConfig, lr_at
-from alibi_lm.training.parallel import clip_gradients, share_rows, sync_gradients
+from alibi_lm.training.parallel import clip_gradients, sync_gradients
 
 SMALLEST_SCALE = 1e-4  # of the loss in float16; smaller, something else is wrong
 
@@ -77,12 +77,15 @@ def train(
     """
     model.train()
     scaler = scaler or build_scaler(dtype, device, optim.tokens_per_step)
+    rank, n_processes = processes.rank(), processes.world_size()
     for step in range(first, optim.steps):
         lr = lr_at(step, optim)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        inputs, targets = (share_rows(torch.from_numpy(x)).to(device) for x in batches[step])
-        torch.manual_seed(dropout_seed(seed, step, processes.rank()))
+        # Of the sequences of an update, the share of this process. (B / processes, T)
+        shares = (torch.from_numpy(rows).chunk(n_processes)[rank] for rows in batches[step])
+        inputs, targets = (share.to(device) for share in shares)
+        torch.manual_seed(dropout_seed(seed, step, rank))
         loss, norm = update(
             model,
             optimizer,

@@ -7,7 +7,7 @@ Both average the gradients over the processes between the last pass of an update
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alibi_lm.machine import processes
 from alibi_lm.model.decoder import Decoder
@@ -41,16 +41,11 @@ def sync_gradients(model: nn.Module, enabled: bool) -> None:
     """Set whether the next backward pass averages gradients; only the last of an update does."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model.require_backward_grad_sync = enabled
-    elif processes.world_size() > 1:
-        from torch.distributed.fsdp import FSDPModule
-
-        assert isinstance(model, FSDPModule)
-        model.set_requires_gradient_sync(enabled)
-
-
-def share_rows(rows: Tensor) -> Tensor:
-    """Of an update's sequences, the share of this process. (B, T) -> (B / processes, T)."""
-    return rows.chunk(processes.world_size())[processes.rank()]
+        return
+    # FSDPModule takes half a second to import; its method is enough to know it by.
+    set_sync = getattr(model, "set_requires_gradient_sync", None)
+    if set_sync is not None:
+        set_sync(enabled)
 
 
 def clip_gradients(model: nn.Module, limit: float) -> float:

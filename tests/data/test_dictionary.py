@@ -34,7 +34,7 @@ def test_dictionary(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("the 100\ncat\n", "line 2 is 'cat', not a word and its count"),
+        ("the 100\ncat\n", "line 2 is 'cat', which is not a word and its count"),
         ("the 100\nthe 5\n", "line 2 repeats the word 'the'"),
         ("the many\n", "line 1 is 'the many'"),
         ("", "line 1 is ''"),
