@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from alibi_lm.config import Config, from_hydra, register_schema
 from alibi_lm.errors import SettingsError, UserError
@@ -31,6 +33,8 @@ USAGE_ERROR = 2
 LAUNCHERS = (
     "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
 )
+# OmegaConf's types in a user's words.
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 T = TypeVar("T")
 # The words that ask for a member of a sweep, and what composes it.
 Composed = tuple[list[str], Callable[[], DictConfig]]
@@ -66,6 +70,9 @@ def command(
 
     def run() -> None:
         check_overrides(sys.argv[1:])
+        if sweeps and not any(re.match("-(?!-config)", word) for word in sys.argv[1:]):
+            # Where the settings cannot be composed, Hydra does not find the mode in them.
+            sys.argv.append("--multirun")
         main = hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")
         main(task if sweeps else composed)()
         if failures:
@@ -106,6 +113,8 @@ def check_overrides(arguments: list[str]) -> None:
         except HydraException:  # an option, or what Hydra will explain
             continue
         names = choices_of(override.key_or_group)
+        if override.key_or_group in ("hydra/sweeper", "hydra.mode"):
+            problems.append(f"{override.key_or_group}: cannot be set; each script has its own")
         if override.is_delete():
             problems.append(f"'{given}' removes a setting, but every setting needs a value")
         elif names and override.value() is None and override.key_or_group != "experiment":
@@ -157,11 +166,17 @@ def explain(error: Exception, kind: type[Any] = Config) -> str | None:
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         hint = LAUNCHERS if group == "hydra/launcher" else ""
-        allowed = choices_of(group) or list(error.options or [])
+        allowed = sorted({*choices_of(group), *(error.options or () if group else ())})
         return unknown(group or "configuration", name, allowed) + hint
     if isinstance(error, HydraException | OmegaConfBaseException):
-        cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
-        return _explain_setting(error, cause or error, kind)
+        cause: BaseException = error
+        if isinstance(error, ConfigCompositionException):  # around OmegaConf's, if there is one
+            cause = error.__cause__ or error.__context__ or error
+        return _explain_setting(error, cause, kind)
+    if isinstance(error, ValueError) and str(error).startswith(("Only one of --", "The --")):
+        return str(error)  # Hydra's options
+    if isinstance(error, YAMLError):
+        return f"cannot read the configuration: {' '.join(str(error).split())}"
     if is_out_of_memory(error):
         return (
             "out of memory; try a smaller optim.micro_batch_size in training, a smaller "
@@ -181,7 +196,7 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
     key = getattr(cause, "full_key", None)
     if first_line.startswith(("Ambiguous value for argument", "Sweep parameters")):
         given = first_line.split("'")[1] if "'" in first_line else first_line
-        return f"'{given}' names several runs; use scripts/sweep.py, or add -m"
+        return f"'{given}' names several runs; use -m, or scripts/sweep.py to train"
     if type(cause).__name__ == "OverrideParseException":
         given = getattr(cause, "override", first_line)
         return (
@@ -199,6 +214,8 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
         return " ".join(str(error).split())
     if "is not a ListConfig" in first_line:
         return f"{key}: given one value, but it must be a list, '{key}=[a,b]'"
+    if found := re.match(r"Value '(.*)' of type .* could not be converted to (\w+)", first_line):
+        return f"{key}: given {found[1]}, but it must be {TYPES.get(found[2], found[2])}"
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return f"{key}: {first_line}"
     group, dot, name = key.rpartition(".")
@@ -229,7 +246,7 @@ def help_text(doc: str, kind: type[Any]) -> str:
     settings = [(key, value, field, "") for key, value, field in walk(kind())]
     settings.sort(key=lambda setting: "." in setting[0])
     known = {key for key, *_ in settings}
-    for group in REGISTRIES.keys() & names:
+    for group in sorted(REGISTRIES.keys() & names):
         for name, settings_of in REGISTRIES[group].settings.items():
             of_kind = walk(settings_of(), f"{group}.")
             settings += [(k, v, f, f"  ({group}={name})") for k, v, f in of_kind if k not in known]

@@ -7,6 +7,7 @@ composed into a `Config` or says, in one line for each problem, what is wrong an
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -16,7 +17,7 @@ from alibi_lm.attention import BACKEND_MEANING, BACKENDS
 from alibi_lm.data.corpus import DataConfig
 from alibi_lm.data.sources.stdlib import StdlibConfig
 from alibi_lm.data.tokenizers import BpeConfig, TokenizerConfig
-from alibi_lm.errors import SettingsError
+from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.machine.names import DEVICE_MEANING, DEVICES, DTYPE_MEANING, DTYPES
 from alibi_lm.model.config import ModelConfig
@@ -57,7 +58,7 @@ class Config:
     )
     parallel: str = setting(
         "ddp",
-        "with several processes (torchrun), each holds all of the model, or a part",
+        "with torchrun; ddp: each process holds the whole model; fsdp: a part of it",
         choices=PARALLEL,
         identity=False,
     )
@@ -80,6 +81,8 @@ class Config:
         for key, value in (("output", self.output), ("report", self.report), ("cache", self.cache)):
             if value == "":
                 problems.append(f"{key}: given '', but it must name a folder")
+        if self.run and Path(self.run).name != self.run:
+            problems.append(f"run: given {self.run}, but it must be a name; output= is its folder")
         if not problems:
             problems += self.position.problems(self.model.sizes) + self._batch_problems()
         if not problems and not self.evaluation.lengths_of(self.train_length):
@@ -147,6 +150,10 @@ ConfigT = TypeVar("ConfigT")
 
 def from_hydra(composed: DictConfig, kind: type[ConfigT]) -> ConfigT:
     """The typed configuration, or a SettingsError with every problem that it has."""
+    if OmegaConf.get_type(composed) is not kind:
+        raise UserError(
+            "the configuration has no types; begin it with 'defaults: [config, _self_]'"
+        )
     composed = composed.copy()
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra", None)

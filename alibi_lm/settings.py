@@ -30,8 +30,8 @@ def setting(
 ) -> Any:
     """A dataclass field with its meaning and bounds; for lists the bounds hold for each element.
 
-    identity: whether the setting, or any of a part, can change the trained weights, and so belongs
-    to what a run is.
+    identity: whether it can change the trained weights, and so is part of a run's identity; False
+    for a part of the configuration holds for all its settings.
     """
     metadata = {
         "meaning": meaning,

@@ -2,8 +2,7 @@
 
   python scripts/evaluate.py run=outputs/runs/NAME
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.lengths=[64,2048,4096]
-  python scripts/evaluate.py run=outputs/runs/NAME evaluation.protocols=[sliding] \
-      evaluation.stride=16 evaluation.split=test
+  python scripts/evaluate.py run=outputs/runs/NAME evaluation.split=test
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.protocols=[same_targets]
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.attention=[full,window]
 

@@ -6,6 +6,8 @@ Every folder of experiments/ has a README.md in which one paragraph begins with 
 one with "**Answer.**".
 """
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +40,13 @@ def index(folder: Path) -> str:
 def _said(page: Path, what: str) -> str:
     for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
         if paragraph.startswith(f"**{what}.** "):
-            return " ".join(paragraph.removeprefix(f"**{what}.** ").split())
+            said = " ".join(paragraph.removeprefix(f"**{what}.** ").split())
+            return re.sub(r"\]\((?!https?:)(.+?)\)", lambda link: _from_index(page, link[1]), said)
     raise UserError(f'{page} has no paragraph that begins with "**{what}.** "')
+
+
+def _from_index(page: Path, target: str) -> str:
+    return f"]({os.path.normpath(Path(page.parent.name, target))})"
 
 
 @dataclass

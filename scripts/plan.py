@@ -7,8 +7,8 @@
 Takes the settings of scripts/sweep.py. Hours are those of named hardware (plan.devices of
 plan.hardware, at plan.efficiency of its data sheet), of a known speed (plan.tokens_per_second in
 training the first member; the others by their operations), or as measured on this machine in a few
-steps of each (plan.measure). Nothing is tokenized: counts that only the text
-gives are shown once scripts/prepare.py has run.
+steps of each (plan.measure). Nothing is tokenized: counts that
+depend on the text are `?` until scripts/prepare.py has run.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from alibi_lm.benchmark.costs import HEAD, Meter, PlanConfig, Text, machines, plan_lines, text_of
 from alibi_lm.cli import Composed, command, compose_all
+from alibi_lm.errors import SettingsError
 from alibi_lm.machine.progress import say
 from alibi_lm.report.tables import Table, markdown
 
@@ -31,6 +32,8 @@ class Plan:
     def check(self, composed: list[Composed]) -> None:
         """Compose every member; a SettingsError if any of them cannot be."""
         self.members = compose_all(composed, PlanConfig)
+        if any(config.plan != self.members[0][0].plan for config, _ in self.members):
+            raise SettingsError(["plan: given several machines; plan for one at a time"])
 
     def __call__(self, values: DictConfig) -> None:
         """No member is run."""
@@ -44,7 +47,14 @@ class Plan:
         say(markdown(Table(HEAD, body, texts=1)))
         names = dict.fromkeys(machine.name for machine in planned_for)
         hours = "hours on " + "; ".join(names)
-        say("\n" + (hours if names else "name plan.hardware or plan.measure=true for hours"))
+        say(
+            "\n"
+            + (
+                hours
+                if names
+                else "for hours give plan.hardware, plan.tokens_per_second or plan.measure=true"
+            )
+        )
         for note in notes:
             say(f"warning: {note}")
 

@@ -185,7 +185,7 @@ def test_reports_and_pictures_of_what_is_not_there(in_process: Script, tmp_path:
     (tmp_path / "x.csv").write_text("a,b\n")
     for arguments, line in (
         (("report", "results=[gone]"), "error: cannot read gone: No such file"),
-        (("report", "results=[empty]"), "error: cannot read empty/results.jsonl: No such file"),
+        (("report", "results=[empty]"), "error: empty holds no results; evaluate its runs"),
         (("report", "results=[x.csv]"), "error: there are no rows to report on"),
         (("bias", "sources=[rotary]"), "error: rotary: position=rotary adds no bias"),
         (

@@ -101,28 +101,42 @@ def unsupported(
 
     learned: whether a bias by key needs gradients.
     """
+    case = (form, window, device, training, dropout, learned)
+    reason = _lack(backend, *case)
+    able = ", ".join(name for name in BACKENDS if _lack(name, *case) is None)
+    return f"{backend} {reason}; use {able}" if reason else None
+
+
+def _lack(
+    backend: str,
+    form: Form,
+    window: bool,
+    device: str,
+    training: bool,
+    dropout: bool,
+    learned: bool,
+) -> str | None:
     if backend == "auto":
         return None
     if dropout and (backend in ("row", "flex") or (device == "cpu" and backend not in ANY_BIAS)):
         # The fused kernel of a CPU has none; torch would store the whole matrix instead.
-        return f"{backend} has no dropout of attention on this device; blocks, reference have"
+        return "has no dropout of attention on this device"
     if backend == "flex" and device == "cpu" and training:
-        return "flex has no gradients on a CPU; blocks, reference have"
+        return "has no gradients on a CPU"
     if backend in ANY_BIAS:
         return None
-    able = f"; {', '.join(ANY_BIAS)} can"
     if form is Form.BY_DISTANCE:
-        return f"{backend} cannot compute a bias by distance{able}"
+        return "cannot compute a bias by distance"
     if window:
-        return f"{backend} cannot compute a window{able}"
+        return "cannot compute a window"
     if backend == "causal":
-        return None if form is Form.NONE else f"causal cannot compute a bias{able}"
+        return None if form is Form.NONE else "cannot compute a bias"
     if form is Form.NONE:
-        return f"{backend} computes a bias by key, and there is none; use causal"
+        return "computes a bias by key, and there is none"
     if backend == "row" and device != "cpu":
-        return "row runs on a CPU only; coordinates computes the same"
+        return "runs on a CPU only"
     if backend == "row" and training and learned:
-        return "row gives a learned bias no gradient; coordinates does"
+        return "gives a learned bias no gradient"
     return None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from alibi_lm.attention import unsupported
 from alibi_lm.benchmark.flops import attention_flops, weight_flops, zipf_tokens
 from alibi_lm.benchmark.hardware import DATA_SHEETS
 from alibi_lm.benchmark.measure import rise
@@ -26,10 +27,15 @@ from alibi_lm.data.tokens import find_prepared
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.protocols import measurements
 from alibi_lm.machine.device import autocast, resolve_device
-from alibi_lm.machine.memory import available_memory, keep_freed_memory
+from alibi_lm.machine.memory import (
+    available_memory,
+    fail_when_memory_runs_out,
+    keep_freed_memory,
+)
 from alibi_lm.machine.progress import bar
 from alibi_lm.model.decoder import Decoder, build_softmax, check_vocabulary
 from alibi_lm.model.softmax import LOGITS_AT_ONCE
+from alibi_lm.positions import SCHEMES
 from alibi_lm.settings import setting
 from alibi_lm.training.loop import update
 from alibi_lm.training.optim import build_optimizer
@@ -37,7 +43,8 @@ from alibi_lm.training.optim import build_optimizer
 FLOAT = 4  # bytes
 UNKNOWN = "?"  # until the text is tokenized
 TIMED = 2048  # tokens of a step that is timed, at least one sequence
-SHORT = 512  # sequences in which memory is measured; it does not depend on more
+SHORT = 512  # length of the sequences in which memory is measured
+LONG = 2**14  # tokens from which memory is taken to be linear at the latest
 ROUNDS = 3
 CPU = torch.device("cpu")
 
@@ -66,7 +73,7 @@ class PlanConfig(Config):
         problems = super().problems()
         given = [key for key in ("hardware", "tokens_per_second", "measure") if self._has(key)]
         if len(given) > 1:
-            problems.append(f"plan: given {' and '.join(given)}, but only one of them can be")
+            problems.append(f"plan: given {' and '.join(given)}, but only one may be given")
         if self.plan.measure and self.plan.devices != 1:
             problems.append("plan.devices: goes with plan.hardware or plan.tokens_per_second")
         return problems or self.sharing_problems(self.plan.devices)
@@ -163,7 +170,7 @@ class Meter:
         rows = cutoffs[0] + len(cutoffs) if cutoffs else vocab_size
         chunk = LOGITS_AT_ONCE["training" if training else "evaluation"] // rows + 1
         length = min(config.train_length, SHORT)
-        small = max(1, math.ceil(chunk / length)) * length
+        small = max(1, math.ceil(min(chunk, LONG) / length)) * length
         large = 2 * small
 
         def at(n: int) -> float:
@@ -181,6 +188,10 @@ class Meter:
     ) -> float:
         def at(n_layers: int) -> float:
             sizes = replace(config.model, n_layers=n_layers)
+            # What runs on a GPU only holds about as much as what auto chooses here.
+            form, dropout = SCHEMES.made[config.position.kind].form, sizes.attention_dropout > 0
+            cannot = unsupported(config.backend, form, training=True, dropout=dropout)
+            backend = "auto" if cannot else config.backend
             how = (config.dtype, config.backend, config.checkpointing)
             key = repr((config.position.kind, config.position, sizes, vocab_size, how, what))
             if key not in self._known:
@@ -189,7 +200,7 @@ class Meter:
                     config.position,
                     vocab_size,
                     seed=None,
-                    backend=config.backend,
+                    backend=backend,
                     checkpointing=config.checkpointing,
                 )
                 self._known[key] = measure(model)
@@ -217,6 +228,7 @@ def _peak(model: Decoder, config: Config, tokens: int, length: int, training: bo
 
     for parameter in model.parameters() if training else ():
         parameter.grad = torch.zeros_like(parameter)
+    fail_when_memory_runs_out()
     return rise(step, CPU)
 
 
@@ -272,7 +284,11 @@ def memory(config: Config, vocab_size: int, meter: Meter, n_devices: int = 1) ->
     held = weights * (1 + _slots(config))
     if n_devices > 1 and config.parallel == "fsdp":  # weights, gradients and state are shared
         layer = (weights - output) / config.model.n_layers
-        return int((held + gradients) / n_devices + activations + output + layer)
+        # Gradients that accumulate are not shared before the last pass.
+        shared = held if passes > 1 else held + gradients
+        return int(
+            shared / n_devices + (gradients if passes > 1 else 0) + activations + output + layer
+        )
     buckets = gradients if n_devices > 1 else 0  # in which DDP sends gradients
     at_loss = activations + (gradients if passes > 1 else output)
     return int(held + buckets + max(at_loss, gradients))
@@ -376,7 +392,7 @@ def this_machine(config: Config, text: Text, meter: Meter) -> Machine:
 def warnings(
     label: str, config: Config, text: Text, found: Cost, machine: Machine, meter: Meter
 ) -> list[str]:
-    """A line for each thing that the machine has not the memory for, with what would fit."""
+    """A line for each thing that needs more memory than there is, with what would fit."""
     lines = []
     room = f"{machine.memory / 2**30:,.1f} GiB of {machine.name}"
     if found.memory > machine.memory:

@@ -293,7 +293,7 @@ class Measurement:
 
     @property
     def label(self) -> str:
-        """All of it in one word, as files are named."""
+        """The name of the file with its token losses, without the ending."""
         return f"{self.curve}-{self.protocol.length}-{self.text[:8]}"
 
 

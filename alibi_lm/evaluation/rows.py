@@ -153,8 +153,12 @@ def read_results(path: Path) -> list[Result]:
         run, report = path / "results.jsonl", path / "results.csv"
         if (path / "manifest.json").exists() and not run.exists():
             return []
+        if not (run.exists() or report.exists()):
+            raise UserError(f"{path} holds no results; evaluate its runs with scripts/evaluate.py")
         path = report if report.exists() else run
-    newest = {(row.run, row.measurement): row for row in read_rows(path, Row, "results")}
+    newest = {
+        (row.run, row.identity, row.measurement): row for row in read_rows(path, Row, "results")
+    }
 
     def find(row: Row) -> Path | None:
         for run in (path.parent, path.parent / "runs" / row.run):

@@ -28,7 +28,7 @@ class Subject(typing.Protocol):
     backend: str  # that computed attention in the last call
 
     def __call__(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
-        """Losses in nats; a target UNSCORED asks for none. (B, T), (B, T) -> (B, T)."""
+        """Losses in nats; a target UNSCORED has none. (B, T), (B, T) -> (B, T)."""
 
 
 # Losses of (inputs, targets), as `score` asks for them.

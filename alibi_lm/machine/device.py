@@ -45,7 +45,7 @@ def be_deterministic(wanted: bool | None, device: torch.device) -> bool:
 def compile_every_shape() -> None:
     """Let torch.compile make a kernel for each length, or fail.
 
-    By default it continues uncompiled after eight, and rows would claim that it was compiled.
+    By default it continues uncompiled after eight, and a row would say otherwise.
     """
     torch._dynamo.config.recompile_limit = 1024
     torch._dynamo.config.accumulated_recompile_limit = 4096

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 # Elements of the logits held at a time. Training holds a few tensors of as many, and computes the
 # logits a second time for the backward pass where a step's do not fit at once.
 LOGITS_AT_ONCE = {"evaluation": 2**23, "training": 2**24}  # 32 and 64 MiB
-UNSCORED = -100  # a target that asks for no loss, as in torch's own cross_entropy
+UNSCORED = -100  # a target that is not scored, as in torch's own cross_entropy
 
 
 def token_losses(hidden: Tensor, targets: Tensor, matrix: Tensor) -> Tensor:

@@ -17,5 +17,5 @@ class NoPosition(Position):
     title = "NoPE"
     family = "none"
     rank = 0
-    idea = "no positions: only the causal mask tells tokens apart"
+    idea = "no positions: only the causal mask tells tokens apart (NoPE)"
     source = "Haviv et al. 2022"

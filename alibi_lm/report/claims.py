@@ -203,7 +203,7 @@ def _as_fast(curves: Curves, speeds: Speeds) -> Finding:
         speed, memory = speed / base[0], memory / base[1]
         line = f"L = {length:,}: speed {speed:.3f}, memory {memory:.3f} of sinusoidal's"
         evidence.add(line, speed >= 0.98 and memory <= 1.01)
-    return evidence.finding("no benchmark with training of alibi and sinusoidal (--speed)")
+    return evidence.finding("no benchmark with training of alibi and sinusoidal (speed=FOLDER)")
 
 
 CLAIMS = (

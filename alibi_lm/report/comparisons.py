@@ -80,30 +80,26 @@ class Curve:
     train_length: int
     variant: str = ""  # the scheme's settings that are not its defaults
     window: int | None = None  # keys that a query saw at most
-    dtype: str = "float32"  # of the evaluation
-    changes: str = ""  # settings changed for the evaluation alone
+    changes: str = ""  # what else was changed for the evaluation alone, unless for all
     points: dict[int, dict[int, Point]] = field(default_factory=dict)
     out_of_memory: set[int] = field(default_factory=set)  # lengths
 
     @property
     def scheme(self) -> str:
         """The scheme's word with everything that is not the default."""
-        words = [self.position, self.variant]
-        words += [f"window={self.window}"] if self.window else []
-        words += [self.dtype] if self.dtype != "float32" else []
-        return " ".join(word for word in (*words, self.changes) if word)
+        window = f"window={self.window}" if self.window else ""
+        return " ".join(filter(None, (self.position, self.variant, window, self.changes)))
 
     @property
     def name(self) -> str:
         """The scheme's name for readers."""
-        words = [" ".join(filter(None, (title(self.position), self.variant)))]
-        words += [f"window {self.window}"] if self.window else []
-        words += [self.dtype] if self.dtype != "float32" else []
-        return ", ".join(word for word in (*words, self.changes) if word)
+        scheme = " ".join(filter(None, (title(self.position), self.variant)))
+        window = f"window {self.window}" if self.window else ""
+        return ", ".join(filter(None, (scheme, window, self.changes)))
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the scheme as it is by default, read as it was trained."""
+        """Whether it is the scheme as it is by default, evaluated as the others are."""
         return not (self.window or self.variant or self.changes)
 
     @property
@@ -142,12 +138,18 @@ class Curve:
 
 def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
     """The results in comparable groups, in the order of their first appearance."""
+    results = list(results)
     groups: dict[Comparison, dict[tuple[object, ...], Curve]] = {}
+    changes: dict[Comparison, list[list[str]]] = {}
     for result in results:
-        row = result.row
-        study = Study(row.dataset, row.split, row.tokenizer, row.settings, row.recipe)
-        group = Comparison(study, row.measurement.protocol.at_any_length())
-        key = (row.position, row.train_length, row.variant, row.window, row.dtype, row.changes)
+        changes.setdefault(_group(result.row), []).append(_changes(result.row))
+    for result in results:
+        row, group = result.row, _group(result.row)
+        # What was changed for all of them tells nothing apart.
+        own = [
+            word for word in _changes(row) if not all(word in all_of for all_of in changes[group])
+        ]
+        key = (row.position, row.train_length, row.variant, row.window, " ".join(own))
         curve = groups.setdefault(group, {}).setdefault(key, Curve(*key))
         if row.status != COMPLETE:
             curve.out_of_memory.add(row.eval_length)
@@ -158,6 +160,18 @@ def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
             _check_same_run(seeds[row.seed].row, row)
         seeds[row.seed] = Point(metrics, result)
     return {group: in_order(curves.values()) for group, curves in groups.items()}
+
+
+def _group(row: Row) -> Comparison:
+    study = Study(row.dataset, row.split, row.tokenizer, row.settings, row.recipe)
+    return Comparison(study, row.measurement.protocol.at_any_length())
+
+
+def _changes(row: Row) -> list[str]:
+    """What was changed for the evaluation: the dtype, if it is not that of training, and more."""
+    given = [word for word in row.settings.split() if word.startswith("dtype=")]
+    trained = given[0].removeprefix("dtype=") if given else "float32"
+    return [row.dtype] * (row.dtype != trained) + row.changes.split()
 
 
 def _check_same_run(there: Row | None, row: Row) -> None:
@@ -177,7 +191,7 @@ def in_order(curves: Iterable[Curve]) -> list[Curve]:
     order = in_legend_order([*{curve.position for curve in curves}])
 
     def place(curve: Curve) -> tuple[object, ...]:
-        changed = (curve.window or 0, curve.dtype != "float32", curve.dtype, curve.changes)
+        changed = (curve.window or 0, curve.changes)
         return (order.index(curve.position), curve.variant, curve.train_length, *changed)
 
     return sorted(curves, key=place)

@@ -63,7 +63,7 @@ def _comparison(group: Comparison) -> dict[str, Any]:
 
 
 def _curve(prefix: str, curve: Curve) -> dict[str, Any]:
-    keys = ("position", "variant", "train_length", "window", "dtype", "changes")
+    keys = ("position", "variant", "train_length", "window", "changes")
     return {prefix + key: getattr(curve, key) for key in keys}
 
 

@@ -287,8 +287,7 @@ def _line(curve: Curve) -> Any:
     """Dotted in a window, dash-dotted where something else was changed for the evaluation."""
     if curve.window:
         return WINDOW_LINE
-    plain = curve.dtype == "float32" and not curve.changes
-    return style(curve.position).dash if plain else CHANGED_LINE
+    return CHANGED_LINE if curve.changes else style(curve.position).dash
 
 
 def _label(curve: Curve, train_lengths: Sequence[int]) -> str:

@@ -127,7 +127,7 @@ def paper_table(group: Comparison, curves: Sequence[Curve]) -> Table | None:
                 continue
             body.append(
                 [
-                    curve.position,
+                    curve.scheme,
                     str(curve.train_length),
                     str(length),
                     number(ours[length]),

@@ -72,9 +72,7 @@ def bias_matrix(source: str, length: int, n_heads: int) -> BiasMatrix:
         learned = any(True for _ in position.parameters())
         heading = title(name) + (", untrained: its initial values" if learned else "")
     else:
-        raise UserError(
-            f"{unknown('scheme', source, list(SCHEMES.settings))}; nor is it a run folder"
-        )
+        raise UserError(f"{unknown('scheme', source, list(SCHEMES.settings))}, or a run folder")
     with torch.no_grad():
         bias = position.bias(length)
     if bias.by_distance is None and bias.by_key is None:

@@ -63,16 +63,16 @@ def evaluate_run(
     with run.lock(), logged(run.log):
         there = processes.on_rank_zero(run.results)
         missing = [m for m in wanted if m not in there or there[m].row.status != COMPLETE]
-        if missing:
-            there |= _add_results(run, missing, tracker)
-        else:
+        for split in dict.fromkeys(measurement.split for measurement in missing):
+            there |= _add_results(run, split, [m for m in missing if m.split == split], tracker)
+        if not missing:
             say(f"{run.path} is already evaluated")
         tracker.results([result.row for result in there.values()])
     return [there[measurement] for measurement in wanted]
 
 
 def _add_results(
-    run: Run, missing: list[Measurement], tracker: Tracker
+    run: Run, name: str, missing: list[Measurement], tracker: Tracker
 ) -> dict[Measurement, Result]:
     config = run.config
     device = resolve_device(config.device)
@@ -82,8 +82,7 @@ def _add_results(
         fail_when_memory_runs_out()
     model = build_model(run, seed=None, backend=config.backend).to(device).eval()
     run.load_weights(model)
-    # All measurements of a call are of one split.
-    split = run.data.split(missing[0].split)
+    split = run.data.split(name)
     facts = _facts(run) | {"n_parameters": model.n_parameters, "device": device.type}
     facts |= {"words": split.words, "bytes": split.bytes}
     reads = sum(m.protocol.n_read(split.tokens) for m in missing)

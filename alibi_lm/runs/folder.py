@@ -25,7 +25,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
+from torch import Tensor, nn
 from yaml import YAMLError
 
 from alibi_lm.config import Config, from_dict, to_dict
@@ -38,7 +38,7 @@ from alibi_lm.machine.files import remove_partial_files, write_atomically
 from alibi_lm.machine.progress import say
 from alibi_lm.runs.identity import Identity, identify
 from alibi_lm.tracking import Described
-from alibi_lm.training.checkpoint import load_weights
+from alibi_lm.training.checkpoint import load_weights, read_weights
 
 DICTIONARY = "dict.txt"  # in the folder of a run that was converted: its words
 OTHER_FOLDER = "choose another name (run=NAME) or remove the folder"
@@ -105,6 +105,10 @@ class RunFolder:
         self.update_manifest(**facts, weights_sha256=hashlib.sha256(weights).hexdigest())
         write_atomically(self.weights, weights)
 
+    def read_weights(self) -> dict[str, Tensor]:
+        """The trained weights; see checkpoint.read_weights."""
+        return read_weights(self.weights, self.manifest().get("weights_sha256"))
+
     def load_weights(self, model: nn.Module, part: str = "") -> None:
         """Read the trained weights into a model or a part of one; see checkpoint.load_weights."""
         load_weights(model, self.weights, part, self.manifest().get("weights_sha256"))
@@ -157,7 +161,8 @@ class RunFolder:
                 tokenizer["dictionary"] = str(dictionary)
             return from_dict({str(key): value for key, value in values.items()})
         except (OSError, YAMLError, OmegaConfBaseException, UserError) as error:
-            raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+            reason = "; ".join(str(error).splitlines())
+            raise UserError(f"{file} is damaged: {reason}") from error
 
 
 @dataclass(frozen=True)

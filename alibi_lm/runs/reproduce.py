@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.rows import COMPLETE, Result
@@ -26,7 +25,7 @@ from alibi_lm.machine.provenance import differences, environment
 from alibi_lm.runs.curve import read_curve
 from alibi_lm.runs.evaluate import evaluate_run
 from alibi_lm.runs.folder import Run, RunFolder, load_run
-from alibi_lm.runs.plan import plan_run
+from alibi_lm.runs.plan import check_backend, plan_run
 from alibi_lm.runs.train import train_run
 from alibi_lm.settings import out_of_bounds, setting
 
@@ -82,6 +81,7 @@ def reproduce(settings: ReproduceConfig) -> Reproduction:
     """
     folder, output = Path(settings.run), Path(settings.output)
     original = load_run(folder)
+    original.read_weights()  # damaged ones are refused before anything is trained
     sessions = original.sessions()
     if not sessions:
         raise UserError(f"{folder / 'manifest.json'} does not say how the run was made")
@@ -91,6 +91,9 @@ def reproduce(settings: ReproduceConfig) -> Reproduction:
             f"{folder} was trained by {made['processes']} processes, but here are "
             f"{processes.world_size()}; use torchrun --nproc-per-node={made['processes']}"
         )
+    for row in (result.row for result in _complete(original)):
+        windowed = row.window is not None
+        check_backend(original.config, row.backend, resolve_device("auto"), window=windowed)
     processes.init()
     torch.set_num_threads(made["threads"])  # another number adds in another order
     config = replace(
@@ -128,8 +131,8 @@ def _complete(folder: RunFolder) -> list[Result]:
 
 def _evaluate(original: Run, again: Run) -> None:
     """Measure whatever was measured of the original, with the same backends."""
-    for (backend, _), results in itertools.groupby(
-        _complete(original), key=lambda result: (result.row.backend, result.row.split)
+    for backend, results in itertools.groupby(
+        _complete(original), key=lambda result: result.row.backend
     ):
         run = replace(again, config=replace(again.config, backend=backend))
         evaluate_run(run, [result.row.measurement for result in results])
@@ -151,7 +154,10 @@ def _comparisons(original: Run, again: Run) -> Iterator[Comparison]:
     yield Comparison(
         "metrics.jsonl", f"{len(lines[0])} lines", first_difference(lines[0], lines[1])
     )
-    weights = [load_file(run.weights) for run in (original, again)]
+    weights = [
+        {name: tensor.numpy() for name, tensor in run.read_weights().items()}
+        for run in (original, again)
+    ]
     count = sum(tensor.size for tensor in weights[0].values())
     yield Comparison(
         "model.safetensors", f"{count:,} weights", first_difference(weights[0], weights[1])
@@ -198,6 +204,8 @@ def first_difference(there: Any, here: Any, where: str = "") -> str | None:
         first = int(unequal[0])
         numbers = _numbers(float(there.flat[first]), float(here.flat[first]))
         return f"{len(unequal):,} numbers of {where}; number {first} is {numbers}"
+    if isinstance(there, np.ndarray) or isinstance(here, np.ndarray):
+        return f"only one of the two has {where}"
     if there == here or (there != there and here != here):
         return None
     if isinstance(there, float) and isinstance(here, float):

@@ -150,24 +150,30 @@ def pack_weights(model: nn.Module) -> bytes:
     return save({name: weight.contiguous() for name, weight in weights.items()})
 
 
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The parameters that `pack_weights` gave; a UserError if the file cannot be read."""
+    advice = "remove it to train the run again"
+    try:
+        content = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise UserError(f"{path} is damaged: its checksum is another; {advice}")
+        return load(content)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}; {advice}") from error
+
+
 def load_weights(model: nn.Module, path: Path, part: str = "", sha256: str | None = None) -> None:
     """Read the parameters that `pack_weights` gave, into a model of the same configuration.
 
     part: where `model` is only a part of it, the part's name and a dot. sha256: of the content, if
     it is known. A UserError if the file cannot be read, is damaged, or does not fit.
     """
-    advice = "remove it to train the run again"
+    tensors = read_weights(path, sha256)
+    own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
     try:
-        content = path.read_bytes()
-        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-            raise UserError(f"{path} is damaged: its checksum is another; {advice}")
-        tensors = load(content)
-        own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         model.load_state_dict(own)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged: {error}; {advice}") from error
     except RuntimeError as error:  # torch lists missing, surplus and misshapen tensors in lines
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not fit the run's configuration: {reason}") from error

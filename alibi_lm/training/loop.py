@@ -21,7 +21,7 @@ from alibi_lm.model.decoder import Decoder
 from alibi_lm.training.optim import OptimConfig, lr_at
 from alibi_lm.training.parallel import clip_gradients, sync_gradients
 
-SMALLEST_SCALE = 1e-4  # of the loss in float16; smaller, something else is wrong
+SMALLEST_SCALE = 1e-4  # of the sum of losses in float16; smaller, something else is wrong
 
 
 def compile_blocks(model: Decoder) -> None:
@@ -97,7 +97,9 @@ def train(
             before_pass=before_pass,
             scaler=scaler,
         )
-        overflow = scaler.is_enabled() and scaler.get_scale() >= SMALLEST_SCALE
+        overflow = (
+            scaler.is_enabled() and scaler.get_scale() >= SMALLEST_SCALE * optim.tokens_per_step
+        )
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflow):
             raise _nonfinite(step, loss, norm, batches, optim)
         yield Update(step + 1, loss, norm, lr)

@@ -1,7 +1,7 @@
 """A sweeper of Hydra's: all combinations, as the basic one, for a task that checks them first.
 
 Chosen by `hydra/sweeper=checked` (configs/config.yaml). A task with the methods `check` and `run`
-gets every member composed before one is launched; any other is called as the basic sweeper does.
+gets every member composed before one is launched; any other is called for each.
 """
 
 from functools import partial
@@ -26,8 +26,6 @@ class CheckedSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """A preset's own choices come first; the command line replaces them key by key."""
-        if not hasattr(self.task, "check"):
-            return super().sweep(arguments)
         assert self.hydra_context is not None and self.launcher is not None
         assert self.config is not None
         launcher, loader = self.launcher, self.hydra_context.config_loader
@@ -35,6 +33,9 @@ class CheckedSweeper(BasicSweeper):
             [*self._parse_config(), *arguments]
         )
         (batch,) = self.split_arguments(overrides, max_batch_size=None)
+        launch = partial(launcher.launch, batch, initial_job_idx=0)
+        if not hasattr(self.task, "check"):
+            return [job.return_value for job in launch()]  # which raises what the job raised
         given = self.config.hydra.overrides.hydra  # the launcher, say; Hydra composes with it
         chosen = [word for word in given if not word.startswith("hydra.mode=")]
         self.task.check(
@@ -43,7 +44,7 @@ class CheckedSweeper(BasicSweeper):
                 for words in batch
             ]
         )
-        return self.task.run(lambda: launcher.launch(batch, initial_job_idx=0))
+        return self.task.run(launch)
 
 
 ConfigStore.instance().store(

@@ -349,12 +349,16 @@ def test_the_choice() -> None:
 def test_a_backend_that_cannot_says_so_and_which_can() -> None:
     q, k, v = qkv(1, 2, 9, 8)
     for name, bias, words in (
-        ("causal", alibi(2, 9), "causal cannot compute a bias; blocks, flex, reference can"),
-        ("row", bias_of("distance", 2, 9), "row cannot compute a bias by distance; blocks"),
-        ("coordinates", Bias(window=4), "coordinates cannot compute a window; blocks"),
+        ("causal", alibi(2, 9), "causal cannot compute a bias; use row, coordinates"),
+        (
+            "row",
+            bias_of("distance", 2, 9),
+            "row cannot compute a bias by distance; use blocks, ref",
+        ),
+        ("coordinates", Bias(window=4), "coordinates cannot compute a window; use blocks"),
         ("row", Bias(), "row computes a bias by key, and there is none; use causal"),
-        ("row", Bias(by_key=torch.zeros(2, 9, requires_grad=True)), "no gradient; coordinates"),
-        ("flex", bias_of("distance", 2, 9), "flex has no gradients on a CPU; blocks"),
+        ("row", Bias(by_key=torch.zeros(2, 9, requires_grad=True)), "no gradient; use coordinates"),
+        ("flex", bias_of("distance", 2, 9), "flex has no gradients on a CPU; use blocks"),
     ):
         with pytest.raises(ValueError, match=words):
             attend(q, k, v, bias, name)

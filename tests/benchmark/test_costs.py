@@ -220,7 +220,9 @@ def test_script(in_process: Callable[..., CompletedProcess[str]]) -> None:
     assert "hours on 1 x V100 at 35% of the data sheet (float16, evaluation float32)" in done.stdout
     assert "evaluation at 50,000,000 needs" in done.stdout
     done = in_process("plan", "position=none", "model.n_layers=1,2", "optim=adamw")
-    assert "none L64 s0 model.n_layers=1 " in done.stdout and "name plan.hardware" in done.stdout
+    assert (
+        "none L64 s0 model.n_layers=1 " in done.stdout and "for hours give plan.hard" in done.stdout
+    )
     done = in_process("plan", "position=none", "plan.tokens_per_second=1000")
     assert f"{500 * 1024 / 1000 / 3600:.3g}" in done.stdout
 
@@ -231,7 +233,8 @@ def test_script(in_process: Callable[..., CompletedProcess[str]]) -> None:
         (["plan.devices=0"], "plan.devices: given 0"),
         (["plan.devices=7"], "7 processes cannot share the 16 sequences of a step"),
         (["plan.measure=true", "plan.devices=2"], "plan.devices: goes with plan.hardware"),
-        (["plan.measure=true", "plan.hardware=A100"], "but only one of them can be"),
+        (["plan.devices=1,2"], "given several machines; plan for one at a time"),
+        (["plan.measure=true", "plan.hardware=A100"], "but only one may be given"),
         (["plan.hardware=B100"], "plan.hardware: given 'B100', but it must be one of"),
         (["plan.efficiency=-1"], "plan.efficiency: given -1.0"),
         (["plan.tokens_per_second=0"], "plan.tokens_per_second: given 0.0"),

@@ -7,6 +7,7 @@ touched: copies of it are.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def is_caught(old: str = "", new: str = "") -> bool:
     if run.returncode == 0:
         return False
     # A mutant that does not even run is no proof of the numbers.
-    if run.returncode != 1 or "\nE       assert" not in run.stdout.replace("AssertionError: ", ""):
+    if run.returncode != 1 or not re.search("^E +assert ", run.stdout, re.MULTILINE):
         raise SystemExit(run.stdout + run.stderr)
     return True
 

@@ -237,6 +237,17 @@ def test_windows_and_variants_are_other_models(tmp_path: Path) -> None:
     assert verdicts(made)[RISES] == NOT_MEASURED
 
 
+def test_one_scheme_in_another_precision_is_another_model(tmp_path: Path) -> None:
+    exact = [*blocks(tmp_path, "sinusoidal", 0.5), *blocks(tmp_path, "rotary", 0.5)]
+    exact += blocks(tmp_path, "alibi", 0.5)
+    better = blocks(tmp_path / "rounded", "alibi", -0.1)
+    rounded = [replace(r, row=replace(r.row, dtype="bfloat16")) for r in better]
+    assert verdicts([*exact, *rounded]) == verdicts(exact)
+    # What is the same for all is no difference between them.
+    forced = [replace(r, row=replace(r.row, changes="backend=blocks")) for r in exact]
+    assert verdicts(forced) == verdicts(exact)
+
+
 def test_table_states_claim_rule_and_both_findings(tmp_path: Path) -> None:
     groups = comparisons(blocks(tmp_path, "alibi", -0.1))
     named = titles(group.study for group in groups)

@@ -86,6 +86,19 @@ def test_rows_of_two_dtypes_are_two_curves(tmp_path: Path) -> None:
     assert curves[-1].scheme == "alibi bfloat16"
 
 
+def test_what_was_changed_for_all_tells_nothing_apart(tmp_path: Path) -> None:
+    changed = {"dtype": "bfloat16", "changes": "backend=blocks"}
+    ((_, curves),) = comparisons(study(tmp_path, **changed)).items()
+    assert [curve.scheme for curve in curves] == ["sinusoidal", "alibi"]
+    settings = "optim=adamw dtype=bfloat16"
+    as_trained = study(tmp_path, dtype="bfloat16", settings=settings)
+    ((_, curves),) = comparisons([*as_trained, *study(tmp_path, settings=settings)]).items()
+    assert [curve.scheme for curve in curves if curve.position == "alibi"] == [
+        "alibi",
+        "alibi float32",
+    ]
+
+
 def test_two_runs_on_one_point_are_refused_by_name(tmp_path: Path) -> None:
     first, *_ = study(tmp_path)
     other = replace(first, row=replace(first.row, run="other", identity="b"))

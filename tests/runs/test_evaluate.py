@@ -32,6 +32,7 @@ from alibi_lm.evaluation.protocols import (
 from alibi_lm.evaluation.rows import Result, metrics
 from alibi_lm.evaluation.score import score
 from alibi_lm.evaluation.spans import same_targets
+from alibi_lm.runs.evaluate import evaluate_run
 from alibi_lm.runs.plan import plan_evaluation, plan_run
 from alibi_lm.runs.train import build_model
 from alibi_lm.training.checkpoint import load_weights, pack_weights
@@ -233,6 +234,18 @@ def test_rows_of_two_dtypes_stand_beside_each_other(small_config: Callable[..., 
     assert [r.row for r in evaluated(run, EvaluationConfig(lengths=[16]))] == [exact[0].row]
     losses = [result.losses() for result in (*exact, *rounded)]  # each is that of its row
     assert all(found is not None for found in losses)
+
+
+def test_each_split_has_its_own_rows(small_config: Callable[..., Config]) -> None:
+    run = trained(small_config("none"))
+    plans = [
+        plan_evaluation(run, EvaluationConfig(lengths=[16], split=split), "cpu", "auto")
+        for split in ("validation", "train")
+    ]
+    found = evaluate_run(run, [m for plan in plans for m in plan.wanted])
+    assert [result.row.tokens for result in found] == [
+        run.data.split(split).tokens for split in ("validation", "train")
+    ]
 
 
 def test_same_targets_of_a_model_are_read_with_that_context_alone(

@@ -13,7 +13,7 @@ from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.runs.folder import Run
-from alibi_lm.runs.reproduce import ReproduceConfig, Reproduction
+from alibi_lm.runs.reproduce import ReproduceConfig, Reproduction, first_difference
 from alibi_lm.runs.reproduce import reproduce as reproduce_run
 from alibi_lm.runs.train import build_model
 from alibi_lm.training.checkpoint import pack_weights
@@ -85,6 +85,20 @@ def test_the_first_difference_is_named(trained: Run, tmp_path: Path) -> None:
     assert found["results.jsonl"] is None
     assert found["losses/"] is not None
     assert found["losses/"].startswith(f"2 numbers of {result.row.measurement.label}; number 5 is ")
+
+
+def test_what_one_of_the_two_has_not() -> None:
+    losses = np.zeros(3)
+    assert first_difference({"a": losses}, {"a": None}) == "only one of the two has a"
+    assert first_difference({"a": losses}, {}) == "only one of the two has a"
+    assert first_difference({"a": losses}, {"a": losses.copy()}) is None
+
+
+def test_damaged_weights_are_refused_before_training(trained: Run, tmp_path: Path) -> None:
+    trained.weights.write_bytes(trained.weights.read_bytes()[:99])
+    with pytest.raises(UserError, match="is damaged: its checksum is another"):
+        reproduce(trained.path, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_what_differs_around_it_is_named(trained: Run, tmp_path: Path) -> None:
