@@ -102,9 +102,10 @@ def unsupported(
     learned: whether a bias by key needs gradients.
     """
     case = (form, window, device, training, dropout, learned)
-    reason = _lack(backend, *case)
+    if (reason := _lack(backend, *case)) is None:
+        return None
     able = ", ".join(name for name in BACKENDS if _lack(name, *case) is None)
-    return f"{backend} {reason}; use {able}" if reason else None
+    return f"{backend} {reason}; use {able}"
 
 
 def _lack(
