@@ -133,7 +133,9 @@ def is_caught(old: str = "", new: str = "") -> bool:
     if run.returncode == 0:
         return False
     # A mutant that does not even run is no proof of the numbers.
-    if run.returncode != 1 or not re.search("^E +assert ", run.stdout, re.MULTILINE):
+    if run.returncode != 1 or not re.search(
+        "^E +(AssertionError: |assert )", run.stdout, re.MULTILINE
+    ):
         raise SystemExit(run.stdout + run.stderr)
     return True
 
