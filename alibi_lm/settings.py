@@ -148,4 +148,5 @@ def unknown(kind: str, given: str, allowed: list[str]) -> str:
     """The line for a name that does not exist: what was given, the nearest name, all names."""
     near = difflib.get_close_matches(given, allowed, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{kind} '{given}' does not exist{hint}; allowed: {', '.join(allowed)}"
+    names = f"; allowed: {', '.join(allowed)}" if allowed else ""
+    return f"{kind} '{given}' does not exist{hint}{names}"
