@@ -37,7 +37,7 @@ from alibi_lm.model.decoder import Decoder, build_softmax, check_vocabulary
 from alibi_lm.model.softmax import LOGITS_AT_ONCE
 from alibi_lm.positions import SCHEMES
 from alibi_lm.settings import setting
-from alibi_lm.training.loop import update
+from alibi_lm.training.loop import build_scaler, update
 from alibi_lm.training.optim import build_optimizer
 
 FLOAT = 4  # bytes
@@ -377,11 +377,12 @@ def this_machine(config: Config, text: Text, meter: Meter) -> Machine:
     optimizer = build_optimizer(model, config.optim)
     n = max(1, min(config.optim.tokens_per_step // config.grad_accum_steps(), TIMED) // length)
     words = zipf_tokens(text.vocab_size, n * (length + 1)).view(n, -1).to(device)
-    seconds = []
+    scaler = build_scaler(config.dtype, device, n * length)
+    clip, seconds = config.optim.grad_clip, []
     for _ in range(ROUNDS + 1):
         started = time.perf_counter()
-        clip = config.optim.grad_clip
-        update(model, optimizer, words[:, :-1], words[:, 1:], clip, dtype=config.dtype)
+        inputs, targets = words[:, :-1], words[:, 1:]
+        update(model, optimizer, inputs, targets, clip, dtype=config.dtype, scaler=scaler)
         seconds.append(time.perf_counter() - started)
     flops = 3 * n * length * meter.flops(config, text.vocab_size, length)
     rate = flops / statistics.median(seconds[1:])

@@ -36,7 +36,7 @@ from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 from alibi_lm.settings import missing, out_of_bounds, setting
-from alibi_lm.training.loop import compile_blocks, update
+from alibi_lm.training.loop import build_scaler, compile_blocks, update
 from alibi_lm.training.optim import AdamwConfig, OptimConfig, build_optimizer
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the square matrices whose product is the yardstick
@@ -101,6 +101,7 @@ class Contestant:
     optim: OptimConfig
     dtype: str
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     flops_per_token: float  # of a forward pass
     seconds: list[float] = field(default_factory=list)
     first_seconds: float | None = None
@@ -234,13 +235,15 @@ def _contestants(
             compile_blocks(ours)
         flops = flops_per_token(ours, config.vocab_size, length)
         optimizer, dtype = build_optimizer(ours, optim), config.dtype
-        yield Contestant(OURS, position, ours, optim, dtype, optimizer, flops)
+        scaler = build_scaler(dtype, device, optim.tokens_per_step)
+        yield Contestant(OURS, position, ours, optim, dtype, optimizer, scaler, flops)
         for name in config.peers:
             if position in PEERS[name].positions:
                 peer = PEERS[name].build(config.model, position, config.vocab_size, length)
                 peer.to(device)
                 adamw = torch.optim.AdamW(peer.parameters(), lr=optim.lr, fused=True)
-                yield Contestant(name, position, peer, optim, dtype, adamw, flops)
+                scaler = build_scaler(dtype, device, optim.tokens_per_step)
+                yield Contestant(name, position, peer, optim, dtype, adamw, scaler, flops)
 
 
 def _train(contestant: Contestant, stream: np.ndarray, length: int, device: torch.device) -> None:
@@ -250,8 +253,15 @@ def _train(contestant: Contestant, stream: np.ndarray, length: int, device: torc
     inputs, targets = (
         torch.from_numpy(part.reshape(-1, length)).to(device) for part in (stream[:-1], stream[1:])
     )
-    grad_clip = contestant.optim.grad_clip
-    update(model, contestant.optimizer, inputs, targets, grad_clip, dtype=contestant.dtype)
+    update(
+        model,
+        contestant.optimizer,
+        inputs,
+        targets,
+        contestant.optim.grad_clip,
+        dtype=contestant.dtype,
+        scaler=contestant.scaler,
+    )
 
 
 def _evaluate(
