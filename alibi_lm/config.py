@@ -85,11 +85,8 @@ class Config:
             problems.append(f"run: given {self.run}, but it must be a name; output= is its folder")
         if not problems:
             problems += self.position.problems(self.model.sizes) + self._batch_problems()
-        if not problems and not self.evaluation.lengths_of(self.train_length):
-            problems.append(
-                f"evaluation.lengths: given {self.evaluation.lengths}, but with "
-                f"evaluation.skip_shorter=true none is at least train_length = {self.train_length}"
-            )
+        if not problems:
+            problems += self.evaluation.length_problems(self.train_length)
         return problems
 
     def _batch_problems(self) -> list[str]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from alibi_lm.benchmark.costs import HEAD, Meter, PlanConfig, Text, machines, plan_lines, text_of
 from alibi_lm.cli import Composed, command, compose_all
 from alibi_lm.errors import SettingsError
+from alibi_lm.machine.memory import fail_when_memory_runs_out
 from alibi_lm.machine.progress import say
 from alibi_lm.report.tables import Table, markdown
 
@@ -40,6 +41,7 @@ class Plan:
 
     def run(self, launch: Callable[[], Any]) -> None:
         """Print a line for each member, and what will not fit."""
+        fail_when_memory_runs_out()  # small models are run to be measured
         configs, meter = [config for config, _ in self.members], Meter()
         texts = _texts(configs)
         planned_for = machines(configs, texts, meter)

@@ -28,7 +28,7 @@ from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY
 from alibi_lm.evaluation.score import reader, score
 from alibi_lm.machine.device import resolve_device
 from alibi_lm.machine.files import write_atomically
-from alibi_lm.machine.memory import fail_when_memory_runs_out, is_out_of_memory, keep_freed_memory
+from alibi_lm.machine.memory import is_out_of_memory, prepare_memory
 from alibi_lm.machine.names import DEVICE_MEANING, DEVICES, DTYPE_MEANING, DTYPES
 from alibi_lm.machine.progress import bar
 from alibi_lm.machine.provenance import environment
@@ -121,9 +121,7 @@ def benchmark(config: BenchmarkConfig) -> list[Speed]:
             raise UserError(f"backend: given {config.backend}, but {why}")
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()
-    if device.type == "cpu":
-        fail_when_memory_runs_out()
+    prepare_memory(device)
     n_contestants = sum(
         1 + sum(position in PEERS[peer].positions for peer in config.peers)
         for position in config.positions

@@ -94,6 +94,15 @@ class EvaluationConfig:
         wanted = dict.fromkeys([*self.lengths, *past])
         return [n for n in wanted if n >= train_length or not self.skip_shorter]
 
+    def length_problems(self, train_length: int) -> list[str]:
+        """A line if no length is left for a model trained at that length."""
+        if self.lengths_of(train_length):
+            return []
+        return [
+            f"evaluation.lengths: given {self.lengths}, but with evaluation.skip_shorter=true none "
+            f"is at least train_length = {train_length}"
+        ]
+
 
 def register(name: str) -> "Callable[[type[Protocol]], type[Protocol]]":
     """Register a protocol's class under the name that settings and rows call it by."""

@@ -12,6 +12,13 @@ import torch
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "STATUS_ALLOC_FAILED")
 
 
+def prepare_memory(device: torch.device) -> None:
+    """What the process needs before a model runs: `keep_freed_memory`, and the limit of a CPU."""
+    keep_freed_memory()
+    if device.type == "cpu":
+        fail_when_memory_runs_out()
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep blocks up to 64 MiB that are freed, not return them to the system.
 

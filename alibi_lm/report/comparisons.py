@@ -138,19 +138,21 @@ class Curve:
 
 def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
     """The results in comparable groups, in the order of their first appearance."""
-    results = list(results)
-    groups: dict[Comparison, dict[tuple[object, ...], Curve]] = {}
-    changes: dict[Comparison, list[list[str]]] = {}
+    groups: dict[Comparison, list[Result]] = {}
     for result in results:
-        changes.setdefault(_group(result.row), []).append(_changes(result.row))
-    for result in results:
-        row, group = result.row, _group(result.row)
-        # What was changed for all of them tells nothing apart.
-        own = [
-            word for word in _changes(row) if not all(word in all_of for all_of in changes[group])
-        ]
-        key = (row.position, row.train_length, row.variant, row.window, " ".join(own))
-        curve = groups.setdefault(group, {}).setdefault(key, Curve(*key))
+        groups.setdefault(_group(result.row), []).append(result)
+    return {group: in_order(_curves(found)) for group, found in groups.items()}
+
+
+def _curves(results: Sequence[Result]) -> Iterable[Curve]:
+    """The curves of one comparison."""
+    changes = [_changes(result.row) for result in results]
+    for_all = set.intersection(*map(set, changes))  # which tells nothing apart
+    curves: dict[tuple[object, ...], Curve] = {}
+    for result, changed in zip(results, changes, strict=True):
+        row, own = result.row, " ".join(word for word in changed if word not in for_all)
+        key = (row.position, row.train_length, row.variant, row.window, own)
+        curve = curves.setdefault(key, Curve(*key))
         if row.status != COMPLETE:
             curve.out_of_memory.add(row.eval_length)
             continue
@@ -159,7 +161,7 @@ def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
         if row.seed in seeds:
             _check_same_run(seeds[row.seed].row, row)
         seeds[row.seed] = Point(metrics, result)
-    return {group: in_order(curves.values()) for group, curves in groups.items()}
+    return curves.values()
 
 
 def _group(row: Row) -> Comparison:

@@ -16,7 +16,7 @@ from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY, Result, Row, metri
 from alibi_lm.evaluation.score import Subject, reader, score
 from alibi_lm.machine import processes
 from alibi_lm.machine.device import be_deterministic, resolve_device
-from alibi_lm.machine.memory import fail_when_memory_runs_out, is_out_of_memory, keep_freed_memory
+from alibi_lm.machine.memory import is_out_of_memory, prepare_memory
 from alibi_lm.machine.names import DEVICE_MEANING, DEVICES
 from alibi_lm.machine.progress import bar, logged, say
 from alibi_lm.machine.provenance import commit
@@ -76,10 +76,8 @@ def _add_results(
 ) -> dict[Measurement, Result]:
     config = run.config
     device = resolve_device(config.device)
-    keep_freed_memory()
+    prepare_memory(device)
     be_deterministic(config.deterministic, device)
-    if device.type == "cpu":
-        fail_when_memory_runs_out()
     model = build_model(run, seed=None, backend=config.backend).to(device).eval()
     run.load_weights(model)
     split = run.data.split(name)

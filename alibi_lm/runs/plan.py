@@ -96,12 +96,9 @@ def check_backend(
 
 def check_evaluation(config: Config, settings: EvaluationConfig, backend: str) -> None:
     """Refuse lengths that leave nothing to do, and a backend that cannot compute them."""
+    if problems := settings.length_problems(config.train_length):
+        raise SettingsError(problems)
     lengths, device = settings.lengths_of(config.train_length), resolve_device(config.device)
-    if not lengths:
-        raise UserError(
-            f"evaluation.lengths: given {settings.lengths}, but with evaluation.skip_shorter=true "
-            f"none is at least the training length, {config.train_length}"
-        )
     if "full" in settings.attention:
         check_backend(config, backend, device)
     window = settings.window or config.train_length

@@ -13,7 +13,7 @@ from alibi_lm.errors import UserError
 from alibi_lm.machine import processes
 from alibi_lm.machine.device import be_deterministic, resolve_device
 from alibi_lm.machine.interruption import Interrupted, deferred
-from alibi_lm.machine.memory import fail_when_memory_runs_out, keep_freed_memory
+from alibi_lm.machine.memory import prepare_memory
 from alibi_lm.machine.progress import bar, logged, say
 from alibi_lm.machine.provenance import differences, environment
 from alibi_lm.model.decoder import Decoder
@@ -58,9 +58,7 @@ class Trainer:
         config = run.config
         self.run, self.config, self.tracker = run, config, tracker
         self.device = resolve_device(config.device)
-        keep_freed_memory()
-        if self.device.type == "cpu":
-            fail_when_memory_runs_out()
+        prepare_memory(self.device)
         self.deterministic = be_deterministic(config.deterministic, self.device)
         self.model = build_model(run, config.seed, config.backend).to(self.device)
         self.n_parameters = self.model.n_parameters  # before it is shared
