@@ -24,6 +24,7 @@ from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.machine import processes
 from alibi_lm.machine.interruption import Interrupted, listen
 from alibi_lm.machine.memory import is_out_of_memory
+from alibi_lm.machine.plugins import FAILURES
 from alibi_lm.settings import REGISTRIES, unknown, walk
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -54,6 +55,9 @@ def command(
     object with `check`, `run` and `__call__` (see hydra_plugins/).
     """
     sweeps = hasattr(task, "check")
+    if FAILURES:
+        _print_error("\n".join(f"error: {line}" for line in FAILURES))
+        sys.exit(USAGE_ERROR)
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(doc, kind))
         return

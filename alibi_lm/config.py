@@ -84,7 +84,8 @@ class Config:
         if self.run and Path(self.run).name != self.run:
             problems.append(f"run: given {self.run}, but it must be a name; output= is its folder")
         if not problems:
-            problems += self.position.problems(self.model.sizes) + self._batch_problems()
+            problems += self.position.problems(self.model.sizes(self.train_length))
+            problems += self._batch_problems()
         if not problems:
             problems += self.evaluation.length_problems(self.train_length)
         return problems

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -41,8 +42,8 @@ def setting(
         "choices": choices,
         "identity": identity,
     }
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy(default), metadata=metadata)
     if dataclasses.is_dataclass(default) and isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -76,6 +77,8 @@ class Registry:
         """Register a dataclass of settings under a name."""
 
         def keep(settings: Any) -> Any:
+            if name in self.settings:
+                raise ValueError(f"{self.group} '{name}' is registered already")
             settings.kind = name
             self.settings[name] = settings
             ConfigStore.instance().store(group=self.group, name=name, node=settings)
@@ -106,6 +109,26 @@ def walk(
         else:
             leaves.append((key, value, field))
     return leaves
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """What a setting is if nothing is given."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def words(values: dict[str, Any]) -> str:
+    """Settings as they are given on the command line, without spaces: `key=value key=[a,b]`."""
+    return " ".join(f"{key}={_word(value)}" for key, value in values.items())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_word, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_word(v)}' for key, v in value.items())}}}"
+    return "null" if value is None else str(value).replace(" ", "")
 
 
 def out_of_bounds(config: Any) -> list[str]:

@@ -1,10 +1,11 @@
-"""Draw positional biases: a matrix for each head, and the attention left for a far token.
+"""Draw what positional schemes do: a matrix for each head, the attention left for a far token.
 
   python scripts/bias.py sources=[t5,alibi]
   python scripts/bias.py 'sources=[outputs/repro/runs/*-t5-*,outputs/repro/runs/*-alibi-*]'
 
-Takes the folders of trained runs and the names of schemes, any number, side by side. A learned bias
-by name alone is shown with its initial values. Writes bias.png and bias.svg into the output folder.
+Takes the folders of trained runs and the names of schemes, any number, side by side. A scheme that
+looks at the tokens is shown on a real text: a run's own. A learned one by name alone is shown with
+its initial values. Writes bias.png and bias.svg into the output folder.
 """
 
 import glob
@@ -19,7 +20,9 @@ from alibi_lm.runs.biases import BiasConfig, bias_figure, bias_matrix
 def draw(config: BiasConfig) -> None:
     """Read the biases, draw them."""
     sources = [name for given in config.sources for name in sorted(glob.glob(given)) or [given]]
-    biases = [bias_matrix(source, config.length, config.n_heads) for source in sources]
+    biases = [
+        bias_matrix(source, config.length, config.n_heads, config.layer) for source in sources
+    ]
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     say("written: " + ", ".join(map(str, save(bias_figure(biases), folder / "bias"))))

@@ -1,9 +1,9 @@
 """What is added is one thing in one place: it is then found everywhere else by itself."""
 
+import os
 import re
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMALL
 from samples import composed, evaluated, study, trained
 from torch import Tensor
 
@@ -21,20 +21,13 @@ from alibi_lm.data.corpus import SOURCES, Corpus, DataConfig
 from alibi_lm.evaluation.protocols import PROTOCOLS, EvaluationConfig, Protocol, register
 from alibi_lm.evaluation.rows import read_results
 from alibi_lm.evaluation.spans import Spans, sliding
+from alibi_lm.machine import plugins
 from alibi_lm.positions import SCHEMES
 from alibi_lm.report import summary, write_report
 from alibi_lm.report.figures import FIGURES, figure
 from alibi_lm.report.legend import FAMILIES, style, title
 from alibi_lm.settings import REGISTRIES, setting
 from alibi_lm.training.optim import OPTIMIZERS, OptimConfig
-
-IMPORTS = """
-from dataclasses import dataclass
-import torch
-from alibi_lm.attention.bias import Bias, Form
-from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
-from alibi_lm.settings import setting
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +42,24 @@ def _forgotten_after() -> Iterator[None]:
         registry.update(before)
 
 
-def test_the_scheme_of_the_readme(small_config: Callable[..., Config], tmp_path: Path) -> None:
-    """README's ten lines are trained, evaluated, reported, explained by --help, and resumable."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    mine = types.ModuleType("mine")
-    sys.modules["mine"] = mine
-    exec(IMPORTS + code, mine.__dict__)
-    config = composed("position=mine", "position.scale=0.2")
-    assert (config.position.kind, config.position.scale) == ("mine", 0.2)
-    assert "position.scale=0.1" in help_text("", Config)
+def readme_scheme() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return str(code)
+
+
+def test_the_scheme_of_the_readme(
+    small_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README's lines are trained, evaluated, reported, explained by --help, and resumable."""
+    (tmp_path / "mine.py").write_text(readme_scheme())
+    monkeypatch.setenv(plugins.VARIABLE, str(tmp_path / "mine.py"))
+    monkeypatch.setattr(plugins, "FAILURES", [])
+    plugins.load_plugins()
+    assert plugins.FAILURES == []
+    monkeypatch.delitem(sys.modules, "mine")
+    config = composed("position=mine", "position.penalty=0.2")
+    assert (config.position.kind, config.position.penalty) == ("mine", 0.2)
+    assert "position.penalty=0.1" in help_text("", Config)
     run = trained(small_config("mine"))
     results = evaluated(run)
     assert {result.row.backend for result in results} == {"row"}
@@ -66,6 +67,41 @@ def test_the_scheme_of_the_readme(small_config: Callable[..., Config], tmp_path:
     assert "mine" in summary(results)
     write_report(results, tmp_path / "report")
     assert "Mine" in (tmp_path / "report" / "extrapolation.svg").read_text()
+
+
+def test_a_scheme_in_a_file_is_found_by_every_process(tmp_path: Path, text_file: Path) -> None:
+    """A sweep by two workers of joblib, then the report, as a user starts them."""
+    (tmp_path / "mine.py").write_text(readme_scheme())
+    data = ["data=text", f"data.train=[{text_file}]", "data.held_out=0.2"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = script("sweep", "position=mine,none", *data, *SMALL, *launcher, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "mine" in done.stdout
+    done = script("report", "results=[outputs]", cwd=tmp_path)
+    assert done.returncode == 0 and "mine" in done.stdout
+    for wrong, line in (
+        ("gone.py", "given gone.py, which cannot be loaded: no such file"),
+        ("bad.py", "given bad.py, which cannot be loaded: NameError: name 'nothing' is not"),
+        ("twice.py", "ValueError: position 'alibi' is registered already"),
+        ("no.such.module", "ModuleNotFoundError: No module named 'no'"),
+    ):
+        (tmp_path / "bad.py").write_text("nothing\n")
+        (tmp_path / "twice.py").write_text(readme_scheme().replace('"mine", ', '"alibi", '))
+        done = script("train", "--help", cwd=tmp_path, plugins=wrong)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ALIBI_LM_PLUGINS: ") and line in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def script(
+    name: str, *words: str, cwd: Path, plugins: str = "mine.py"
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words]
+    environment = os.environ | {"ALIBI_LM_PLUGINS": plugins, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_a_data_source(small_config: Callable[..., Config], text_file: Path) -> None:
@@ -141,12 +177,12 @@ def test_a_figure(tmp_path: Path) -> None:
 
 def test_forty_schemes_look_different() -> None:
     """Families by hue, members by shade, marker and dash."""
-    families = list(FAMILIES)
+    families, n_ours = list(FAMILIES), len(SCHEMES.made)
     for number in range(40):
         made = type("Made", (), {"family": families[number % len(families)], "title": f"{number}"})
         SCHEMES.made[f"scheme{number}"] = made
     styles = [style(name) for name in SCHEMES.made]
-    assert len(set(styles)) == len(styles) == 45
+    assert len(set(styles)) == len(styles) == 40 + n_ours
     # The first of a family keeps its colour whoever comes after.
     assert style("alibi").marker == "^" and style("rotary").marker == "s"
 

@@ -77,18 +77,18 @@ CASES = {
     "backend of scheme": (
         "sweep",
         ["position=alibi,t5", "backend=row"],
-        "backend: given row, but row cannot compute a bias by distance; use blocks, reference",
+        "given row, but row cannot compute a bias by distance; use blocks, scored, reference",
     ),
     "backend and window": (
         "sweep",
         ["backend=row", "evaluation.attention=[window]"],
-        "backend: given row, but row cannot compute a window; use blocks, flex, reference",
+        "backend: given row, but row cannot compute a window; use blocks, scored, flex, reference",
     ),
     "benchmark of nothing": ("benchmark", ["lengths=[]"], "lengths: given none; name at least one"),
     "scheme of a benchmark": (
         "benchmark",
         ["positions=[none,albi]"],
-        "positions: given 'albi', but it must be one of alibi, none",
+        "positions: given 'albi', but it must be one of alibi, fox, ",
     ),
     "peer": ("benchmark", ["peers=[fairseq]"], "must be one of x-transformers, transformers"),
     "benchmark of one": (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alibi_lm.attention import attend
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
-from alibi_lm.positions import SCHEMES
+from alibi_lm.positions import SCHEMES, Sizes
 from alibi_lm.positions.t5 import T5Bias, T5Config, t5_buckets
 
 transformers = pytest.importorskip("transformers")
@@ -20,7 +20,7 @@ TOKENS = torch.randint(VOCAB, (2, LENGTH), generator=torch.Generator().manual_se
 
 
 def ours(position: str, sizes: ModelConfig) -> Decoder:
-    model = Decoder(sizes, SCHEMES.settings[position](), VOCAB).eval()
+    model = Decoder(sizes, SCHEMES.settings[position](), VOCAB, LENGTH).eval()
     model.embedding_scale = 1.0  # theirs have none
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -132,11 +132,11 @@ def test_t5_bias_is_t5s(buckets: int, farthest: int) -> None:
     wanted = T5Attention._relative_position_bucket(-distances, False, buckets, farthest)
     assert torch.equal(t5_buckets(distances, buckets, farthest), wanted)
 
-    scheme = T5Bias(T5Config(num_buckets=buckets, max_distance=farthest), ModelConfig(n_heads=4))
+    scheme = T5Bias(T5Config(num_buckets=buckets, max_distance=farthest), Sizes(1, 4, 48, LENGTH))
     scheme.relative_attention_bias.weight.copy_(theirs.relative_attention_bias.weight)
-    bias, future = scheme.bias(LENGTH), torch.ones(LENGTH, LENGTH).triu(1).bool()
+    bias, future = scheme.begin(torch.arange(LENGTH)), torch.ones(LENGTH, LENGTH).triu(1).bool()
     matrix = theirs.compute_bias(LENGTH, LENGTH)[0].masked_fill(future, -math.inf)
-    torch.testing.assert_close(bias.matrix(LENGTH), matrix)
+    torch.testing.assert_close(bias.matrix(LENGTH), matrix.double())
 
     x = torch.randn(2, LENGTH, 48)
     mask = torch.zeros(LENGTH, LENGTH).masked_fill(future, torch.finfo(torch.float32).min)
@@ -144,7 +144,7 @@ def test_t5_bias_is_t5s(buckets: int, farthest: int) -> None:
         layer(x).view(2, LENGTH, 4, 12).transpose(1, 2) for layer in (theirs.q, theirs.k, theirs.v)
     )
     # T5 does not divide by sqrt(head_dim).
-    heads = attend(q * math.sqrt(12), k, v, bias).transpose(1, 2).flatten(-2)
+    heads = attend(q * math.sqrt(12), k, v, bias).out.transpose(1, 2).flatten(-2)
     torch.testing.assert_close(
         theirs.o(heads), theirs(x, mask=mask[None, None])[0], rtol=1e-4, atol=1e-5
     )

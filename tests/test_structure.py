@@ -103,7 +103,7 @@ def test_machine_is_plumbing() -> None:
 def test_nobody_but_positions_knows_a_scheme() -> None:
     """Defaults of settings aside: config.py's, and that of the authors' checkpoints."""
     schemes = {f"alibi_lm.positions.{path.stem}" for path in (PACKAGE / "positions").glob("*.py")}
-    schemes -= {"alibi_lm.positions.base", "alibi_lm.positions.__init__"}
+    schemes -= {f"alibi_lm.positions.{name}" for name in ("base", "spec", "__init__")}
     outside = [name for name in FILES if not name.startswith("alibi_lm.positions")]
     knowing = users_of(starts(*schemes), outside)
     assert set(knowing) == {"alibi_lm.config", "alibi_lm.interop.fairseq"}

@@ -1,7 +1,7 @@
 """Causal attention with or without a bias, behind one entry: `attend`.
 
 Shapes, here and in the model: B sequences, T positions, H heads, K = head_dim, D = d_model,
-V = vocab_size. q, k and v are (B, H, T, K).
+V = vocab_size. v is (B, H, T, K); q and k may be wider.
 
 A bias is given in compact form (`Bias`), and its form decides which backend computes it. Only the
 reference holds H x T x T numbers, and `flex` on a CPU, where it is not compiled:
@@ -9,126 +9,122 @@ reference holds H x T x T numbers, and `flex` on a CPU, where it is not compiled
     causal       no bias: the fused causal kernel
     row          a bias by key: the CPU's fused kernel reads it as a mask of one row
     coordinates  a bias by key: extra coordinates of q and k, then the fused causal kernel
-    blocks       any bias: a block of queries at a time, against the keys that these may see
+    blocks       a bias by distance or key: a block of queries at a time, against the keys it sees
+    scored       anything: a block of queries at a time, with a function on its logits
     flex         any bias: FlexAttention, compiled into one kernel on a GPU
-    reference    any bias: the definition, in float64 with the whole matrix
+    reference    anything: the definition, in float64 with the whole matrix
 """
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alibi_lm.attention.bias import NO_BIAS, Bias, Form
+from alibi_lm.attention.bias import NO_BIAS, Bias, Block, Form, Needs, OnLogits
 from alibi_lm.attention.blocks import attend_blocks
 from alibi_lm.attention.coordinates import attend_coordinates
 from alibi_lm.attention.flex import attend_flex
 from alibi_lm.attention.reference import attend_reference
 from alibi_lm.attention.row import attend_row
+from alibi_lm.attention.scored import attend_scored
 
-ANY_BIAS = ("blocks", "flex", "reference")  # backends that compute every form
 BACKEND_MEANING = "how attention is computed; auto: the fastest for the scheme and device"
+ANY_BIAS = ("blocks", "scored", "flex", "reference")  # backends that compute any numbers
+PLAIN_TORCH = ("scored", "reference")  # those that compute functions on the logits
 Attend = Callable[[Tensor, Tensor, Tensor, Bias, float], Tensor]
+
+
+class Circumstances(NamedTuple):
+    """Where and for what attention is computed, as far as it decides which backend can."""
+
+    device: str = "cpu"  # or cuda
+    training: bool = False  # whether gradients are wanted
+    dropout: bool = False
+
+
+class Attended(NamedTuple):
+    """The output of attention, (B, H, T, K), and the backend that computed it."""
+
+    out: Tensor
+    backend: str
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Bias, backend: str = "auto", dropout: float = 0.0
-) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim) + bias) v over the keys j <= i. (B, H, T, K).
+) -> Attended:
+    """softmax(q k^T / sqrt(head_dim) + bias) v over the keys j <= i, by the named backend.
 
-    dropout: the probability that an element of the softmax is dropped; the others are scaled up.
-    Raises a ValueError if the named backend cannot compute it; `unsupported` says so beforehand.
+    The scale is that of v's width; q and k may be wider, and of another dtype. dropout: the
+    probability that a weight is dropped; the others are scaled up. Raises a ValueError if the named
+    backend cannot compute it; `unsupported` says so beforehand.
     """
-    bias = Bias(bias.by_distance, bias.by_key).within(bias.window, q.shape[2])
-    training = torch.is_grad_enabled()
-    backend = choose_backend(backend, bias, q.device.type, training, dropout)
-    return compute(q, k, v, bias, backend, dropout)
-
-
-def compute(
-    q: Tensor, k: Tensor, v: Tensor, bias: Bias, backend: str, dropout: float = 0.0
-) -> Tensor:
-    """`attend` by a backend that `choose_backend` has chosen for the bias."""
     q, k = q.to(v.dtype), k.to(v.dtype)  # a scheme may rotate them in float32
+    where = Circumstances(q.device.type, torch.is_grad_enabled(), dropout > 0)
+    chosen = choose_backend(backend, bias.needs, where)
     # q, k and v have the precision that was asked for; autocast would round the bias, too.
     with torch.autocast(q.device.type, enabled=False):
-        return BACKENDS[backend](q, k, v, bias, dropout)
+        if (wider := q.shape[-1] - v.shape[-1]) and chosen not in PLAIN_TORCH:
+            # Kernels want one width, and scale by it.
+            scaled = q * (q.shape[-1] / v.shape[-1]) ** 0.5
+            out = BACKENDS[chosen](scaled, k, F.pad(v, (0, wider)), bias, dropout)
+            return Attended(out[..., : v.shape[-1]], chosen)
+        return Attended(BACKENDS[chosen](q, k, v, bias, dropout), chosen)
 
 
-def choose_backend(
-    wanted: str, bias: Bias, device: str, training: bool, dropout: float = 0.0
-) -> str:
-    """The backend that computes a bias on a device (`cpu` or `cuda`).
+def choose_backend(wanted: str, needs: Needs, where: Circumstances) -> str:
+    """The backend that computes what is needed: the wanted one, or for auto the fastest.
 
-    wanted: its name, or auto. Raises a ValueError if the named one cannot.
+    Raises a ValueError if the named one cannot.
     """
-    learned = bias.by_key is not None and bias.by_key.requires_grad
-    case = (bias.form, bias.window is not None, device, training, dropout > 0, learned)
-    if wanted == "auto":
-        return _fastest(*case)
-    if found := unsupported(wanted, *case):
-        raise ValueError(found)
-    return wanted
+    if wanted != "auto":
+        if found := unsupported(wanted, needs, where):
+            raise ValueError(found)
+        return wanted
+    if needs.form is Form.NONE and not needs.window:
+        order = ["causal", "blocks"]
+    elif needs.form is Form.BY_KEY and not needs.window:
+        order = ["row", "coordinates", "blocks"]
+    elif needs.form is Form.ON_LOGITS:
+        order = []
+    else:
+        order = ["blocks"] if where.device == "cpu" else ["flex", "blocks"]
+    able = (name for name in order if unsupported(name, needs, where) is None)
+    return next(able, "scored")
 
 
-@functools.cache
-def _fastest(
-    form: Form, window: bool, device: str, training: bool, dropout: bool, learned: bool
-) -> str:
-    if device == "cpu" and dropout:
-        return "blocks"
-    if form is Form.BY_DISTANCE or window:
-        return "blocks" if device == "cpu" or dropout else "flex"
-    if form is Form.NONE:
-        return "causal"
-    rest = (device, training, dropout, learned)
-    return "coordinates" if unsupported("row", form, window, *rest) else "row"
-
-
-@functools.cache
-def unsupported(
-    backend: str,
-    form: Form,
-    window: bool = False,
-    device: str = "cpu",
-    training: bool = False,
-    dropout: bool = False,
-    learned: bool = False,
-) -> str | None:
-    """Why a backend cannot compute attention of this form (or its gradients); None if it can.
-
-    learned: whether a bias by key needs gradients.
-    """
-    case = (form, window, device, training, dropout, learned)
-    if (reason := _lack(backend, *case)) is None:
+def unsupported(backend: str, needs: Needs, where: Circumstances) -> str | None:
+    """Why a backend cannot compute attention (or its gradients); None if it can."""
+    if backend == "auto" or (reason := _lack(backend, needs, where)) is None:
         return None
-    able = ", ".join(name for name in BACKENDS if _lack(name, *case) is None)
+    able = ", ".join(name for name in BACKENDS if _lack(name, needs, where) is None)
     return f"{backend} {reason}; use {able}"
 
 
-def _lack(
-    backend: str,
-    form: Form,
-    window: bool,
-    device: str,
-    training: bool,
-    dropout: bool,
-    learned: bool,
-) -> str | None:
-    if backend == "auto":
-        return None
-    if dropout and (backend in ("row", "flex") or (device == "cpu" and backend not in ANY_BIAS)):
+def _lack(backend: str, needs: Needs, where: Circumstances) -> str | None:
+    form, device = needs.form, where.device
+    if where.dropout and (
+        backend in ("row", "flex") or (device == "cpu" and backend not in ANY_BIAS)
+    ):
         # The fused kernel of a CPU has none; torch would store the whole matrix instead.
         return "has no dropout of attention on this device"
-    if backend == "flex" and device == "cpu" and training:
-        return "has no gradients on a CPU"
-    if backend in ANY_BIAS:
+    if backend in PLAIN_TORCH:
+        return None
+    if form is Form.ON_LOGITS and not (backend == "flex" and needs.score_mod):
+        return "cannot compute this function of the logits"
+    if backend == "flex":
+        if device == "cpu" and where.training:
+            return "has no gradients on a CPU"
+        return None
+    if needs.sinks:
+        return "cannot compute sinks"
+    if backend == "blocks":
         return None
     if form is Form.BY_DISTANCE:
         return "cannot compute a bias by distance"
-    if window:
+    if needs.window:
         return "cannot compute a window"
     if backend == "causal":
         return None if form is Form.NONE else "cannot compute a bias"
@@ -136,8 +132,6 @@ def _lack(
         return "computes a bias by key, and there is none"
     if backend == "row" and device != "cpu":
         return "runs on a CPU only"
-    if backend == "row" and training and learned:
-        return "gives a learned bias no gradient"
     return None
 
 
@@ -149,7 +143,7 @@ def leave_uncompiled() -> None:
     `flex` is compiled already. Not done where they are defined: it loads the compiler, which would
     add a second to every start.
     """
-    for name in ("row", "blocks", "flex"):
+    for name in ("row", "blocks", "scored", "flex"):
         disabled = torch.compiler.disable(BACKENDS[name], recursive=name != "flex")  # type: ignore[no-untyped-call]
         BACKENDS[name] = disabled
 
@@ -163,6 +157,7 @@ BACKENDS: dict[str, Attend] = {
     "row": attend_row,
     "coordinates": attend_coordinates,
     "blocks": attend_blocks,
+    "scored": attend_scored,
     "flex": attend_flex,
     "reference": attend_reference,
 }
@@ -172,11 +167,15 @@ __all__ = [
     "BACKEND_MEANING",
     "NO_BIAS",
     "Attend",
+    "Attended",
     "Bias",
+    "Block",
+    "Circumstances",
     "Form",
+    "Needs",
+    "OnLogits",
     "attend",
     "choose_backend",
-    "compute",
     "leave_uncompiled",
     "unsupported",
 ]

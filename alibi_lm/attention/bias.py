@@ -1,13 +1,15 @@
-"""What a bias is: numbers by distance, numbers by key, a window; never a matrix, except to look at.
+"""What a bias is: numbers by distance, numbers by key, a window, a function on blocks of logits.
 
-Softmax ignores what is constant along a row. A bias that is linear in the distance, or a difference
-of sums up to the query and up to the key, is therefore one number for each key (ALiBi's
--slope (i - j) is slope j). Others are one number for each distance (T5).
+Never a matrix, except to look at. Softmax ignores what is constant along a row. A bias that is
+linear in the distance, or a difference of sums up to the query and up to the key, is therefore one
+number for each key (ALiBi's -slope (i - j) is slope j). Others are one number for each distance
+(T5); what depends on query and key in another way is computed from blocks of logits (CoPE).
 """
 
 import enum
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,49 +21,124 @@ class Form(enum.Enum):
     NONE = "no bias"
     BY_KEY = "a bias by key"
     BY_DISTANCE = "a bias by distance"
+    ON_LOGITS = "a function of the logits"
+
+
+class Needs(NamedTuple):
+    """What attention has to compute in a layer, as far as it decides which backend can."""
+
+    form: Form = Form.NONE
+    window: bool = False
+    sinks: bool = False
+    score_mod: bool = True  # whether a function on the logits is also given to FlexAttention
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of queries, and the keys that it is computed against."""
+
+    queries: slice  # R rows of the text
+    i: Tensor  # (R, 1), the places of the queries
+    j: Tensor  # (C,), the places of the keys
+    visible: Tensor  # (R, C), whether a query sees a key
+    v: Tensor  # (B, H, R, K), the values of the queries' own tokens
+
+    @property
+    def distances(self) -> Tensor:
+        """I - j, or 0 for keys of the future. (R, C)."""
+        return (self.i - self.j).clamp(min=0)
+
+
+class OnLogits:
+    """What a scheme computes from a block of logits; nothing, unless overridden.
+
+    Logits come scaled and unmasked, (B, H, R, C), in float32: a scheme that gathers anything over
+    keys must leave out those that `block.visible` does not have, or it sees the future. Tensors
+    that the object holds get their gradients.
+    """
+
+    # A subclass with a method `score_mod(score, b, h, i, j)` says so: FlexAttention may call it.
+    has_score_mod: ClassVar[bool] = False
+
+    def logits(self, logits: Tensor, block: Block) -> Tensor:
+        """The logits that softmax gets. (B, H, R, C)."""
+        return logits
+
+    def weights(self, logits: Tensor, block: Block) -> Tensor:
+        """The weights of the values: softmax over the keys that are seen. (B, H, R, C)."""
+        return logits.masked_fill(~block.visible, -math.inf).softmax(-1)
+
+    def output(self, weights: Tensor, block: Block) -> Tensor | None:
+        """What is added to the weighted sum of the values, (B, H, R, K); None for nothing."""
+        return None
+
+    def score_mod(self, score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """`logits` for one query and one key, as FlexAttention asks for it."""
+        raise NotImplementedError
+
+
+PLAIN = OnLogits()
 
 
 @dataclass(frozen=True)
 class Bias:
-    """bias(i, j) = by_distance(i - j) + by_key(j) for 0 <= i - j < window, else minus infinity.
+    """bias(i, j) = by_distance(i - j) + by_key(j), then the function `on_logits`.
 
-    by_distance, by_key: (H, T), float32; None means zero. window: None means all keys.
+    Query i sees key j <= i if i - j < window or j < sinks. by_distance: (H, T), float32. by_key:
+    (H, T) or (B, H, T), float64, because only its differences count and it may grow with the text.
+    None means zero, no function, all keys.
     """
 
     by_distance: Tensor | None = None
     by_key: Tensor | None = None
+    on_logits: OnLogits | None = None
     window: int | None = None
+    sinks: int = 0
 
-    def within(self, window: int | None, length: int) -> "Bias":
-        """The same bias in a window of that many keys; a window of the whole text is left out."""
-        if window is None or window >= length:
+    def within(self, window: int | None, length: int, sinks: int = 0) -> "Bias":
+        """The same bias in a window of so many keys, or in its own if that is narrower.
+
+        A window that hides nothing of a text of that length is left out.
+        """
+        if window is None or window + sinks >= length or window >= (self.window or length):
             return self
-        return replace(self, window=window)
+        return replace(self, window=window, sinks=sinks)
 
     @property
-    def form(self) -> Form:
-        """By distance if any part is, since those backends compute the rest as well."""
+    def needs(self) -> Needs:
+        """What must be computed; by distance if any part is: those backends compute the rest."""
+        form = Form.NONE if self.by_key is None else Form.BY_KEY
         if self.by_distance is not None:
-            return Form.BY_DISTANCE
-        return Form.NONE if self.by_key is None else Form.BY_KEY
+            form = Form.BY_DISTANCE
+        if self.on_logits is not None:
+            form = Form.ON_LOGITS
+        score_mod = self.on_logits is None or self.on_logits.has_score_mod
+        return Needs(form, self.window is not None, self.sinks > 0, score_mod)
+
+    def visible(self, i: Tensor, j: Tensor) -> Tensor:
+        """Whether query i sees key j. (R, 1), (C,) -> (R, C)."""
+        seen = j <= i
+        if self.window is not None:
+            seen &= (i - j < self.window) | (j < self.sinks)
+        return seen
 
     def matrix(self, length: int) -> Tensor:
-        """The whole bias, for pictures and the reference; -inf for the future. (H, T, T).
+        """What is added, whole, for pictures and the reference; -inf for what is not seen.
 
-        by_key is given minus its value at the query, which softmax ignores. (1, T, T) where
-        neither distance nor key matters.
+        by_key is given minus its value at the query, which softmax ignores. float64, (H, T, T) or
+        (B, H, T, T); (1, T, T) where neither distance nor key matters.
         """
         numbers = [x for x in (self.by_distance, self.by_key) if x is not None]
         device = numbers[0].device if numbers else None
-        places = torch.arange(length, device=device)
-        distances = places[:, None] - places
-        matrix = torch.zeros(1, length, length, device=device)
+        j = torch.arange(length, device=device)
+        i = j[:, None]
+        matrix = torch.zeros(1, length, length, device=device, dtype=torch.float64)
         if self.by_distance is not None:
-            matrix = matrix + self.by_distance[:, distances.clamp(min=0)]
+            matrix = matrix + self.by_distance.double()[:, (i - j).clamp(min=0)]
         if self.by_key is not None:
-            matrix = matrix + (self.by_key[:, None, :] - self.by_key[:, :, None])
-        hidden = (distances < 0) | (distances >= (self.window or length))
-        return matrix.masked_fill(hidden, -math.inf)
+            keys = self.by_key.double()
+            matrix = matrix + (keys[..., None, :] - keys[..., :, None])
+        return matrix.masked_fill(~self.visible(i, j), -math.inf)
 
 
 NO_BIAS = Bias()

@@ -1,4 +1,4 @@
-"""Any bias, a block of queries at a time, against no more keys than the block may see.
+"""A bias by distance or key: a block of queries at a time, against the keys that it may see.
 
 The rows of a bias by distance are one vector, each a place further on than the next: read in
 reverse order, they are a view of it with both strides 1, which the fused kernel of a CPU takes as
@@ -29,7 +29,7 @@ ELEMENTS = 2**21  # of each such tensor in the backward pass: 8 MiB, about a cac
 
 
 def attend_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
-    """`attend` for any bias; learned ones get their gradients."""
+    """`attend` for a bias by distance, by key, and a window; learned ones get their gradients."""
     window = bias.window or q.shape[2]
     # From the generator of the CPU, whose state checkpointing restores, without waiting for a GPU.
     seed = int(torch.randint(2**62, ()).item()) if dropout else 0
@@ -92,7 +92,7 @@ def _forward_with_dropout(
     out = torch.empty_like(values)
     for n in _sequences(q.shape, ctx.window):
         for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
-            block = rows.reversed(start, stop, first)
+            block = rows.reversed(start, stop, first, n)
             attention = _attention(queries[n, start:stop].flip(1), keys[n, first:stop], block)
             attention *= _kept(attention, ctx, n, start)
             out[n, start:stop] = (attention @ values[n, first:stop]).flip(1)
@@ -115,7 +115,7 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[3]:
         by_distance_grad = rows.vector.new_zeros(heads, length + BACKWARD_BLOCK)
     if ctx.needs_input_grad[4]:
-        by_key_grad = rows.vector.new_zeros(heads, length)
+        by_key_grad = torch.zeros_like(by_key, dtype=torch.float32)
     # The gradient of a logit is attention * (grad_out . v - grad_out . out): one more
     # coordinate, and the product with v gives the difference.
     grad_dot_out = (grad_out.float() * out.float()).sum(-1, keepdim=True)
@@ -126,14 +126,12 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     keys = k.float().flatten(0, 1).contiguous()
     grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (queries, keys, values))
 
-    learned = by_distance_grad is not None or by_key_grad is not None
-
-    def add_block(n: slice, start: int, stop: int, first: int) -> Tensor | None:
-        """Add what a block of queries gives; its logits' gradient, (H, R, columns + R)."""
+    def add_block(n: slice, start: int, stop: int, first: int) -> None:
+        """Add what a block of queries gives."""
         q_block = queries[n, start:stop].flip(1)
         grad_block = grads[n, start:stop].flip(1)
         k_seen, v_seen = keys[n, first:stop], values[n, first:stop]
-        attention = _attention(q_block, k_seen, rows.reversed(start, stop, first))
+        attention = _attention(q_block, k_seen, rows.reversed(start, stop, first, n))
         if ctx.dropout:
             kept = _kept(attention, ctx, n, start)
             grad_v[n, first:stop].baddbmm_((attention * kept).mT, grad_block)
@@ -145,24 +143,25 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         del attention
         grad_k[n, first:stop].baddbmm_(grad_logits.mT, q_block)
         grad_q[n, start:stop] = (grad_logits @ k_seen).flip(1)
-        if not learned:
-            return None
-        # The sum over sequences, with zeros after each row as the antidiagonals want it.
-        summed = grads.new_zeros(heads, stop - start, stop - first + stop - start)
         by_sequence = grad_logits.view(-1, heads, stop - start, stop - first)
-        torch.sum(by_sequence, 0, out=summed[..., : stop - first])
-        return summed
+        if by_key_grad is not None:
+            by_keys = by_sequence.sum(2)
+            if by_key_grad.ndim == 3:
+                by_key_grad[_batch(n, heads), :, first:stop] += by_keys
+            else:
+                by_key_grad[:, first:stop] += by_keys.sum(0)
+        if by_distance_grad is not None:
+            # The sum over sequences, with zeros after each row as the antidiagonals want it.
+            summed = grads.new_zeros(heads, stop - start, stop - first + stop - start)
+            torch.sum(by_sequence, 0, out=summed[..., : stop - first])
+            del by_sequence, grad_logits
+            diagonals = _sum_of_antidiagonals(summed)
+            at = length - stop + first
+            by_distance_grad[:, at : at + diagonals.shape[1]] += diagonals
 
     for n in _sequences(q.shape, ctx.window):
         for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
-            summed = add_block(n, start, stop, first)
-            if summed is not None and by_distance_grad is not None:
-                diagonals = _sum_of_antidiagonals(summed)
-                at = length - stop + first
-                by_distance_grad[:, at : at + diagonals.shape[1]] += diagonals
-            if summed is not None and by_key_grad is not None:
-                by_key_grad[:, first:stop] += summed.sum(1)[:, : stop - first]
-            del summed
+            add_block(n, start, stop, first)
     if by_distance_grad is not None:
         by_distance_grad = by_distance_grad[:, :length].flip(-1)
 
@@ -171,6 +170,8 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
     grad_q *= head_dim**-0.5
     grads_qkv = narrow(grad_q, q), narrow(grad_k, k), narrow(grad_v, v)
+    if by_key_grad is not None:
+        by_key_grad = by_key_grad.to(by_key.dtype)
     return (*grads_qkv, by_distance_grad, by_key_grad, None, None, None)
 
 
@@ -180,6 +181,11 @@ def _sequences(shape: torch.Size, window: int) -> Iterator[slice]:
     columns = min(length, window + BACKWARD_BLOCK)
     at_once = heads * max(1, ELEMENTS // (heads * BACKWARD_BLOCK * columns))
     return (slice(i, i + at_once) for i in range(0, batch * heads, at_once))
+
+
+def _batch(n: slice, heads: int) -> slice:
+    """The sequences whose heads n holds."""
+    return slice(n.start // heads, n.stop // heads)
 
 
 def _blocks(length: int, window: int, size: int) -> Iterator[tuple[int, int, int]]:
@@ -208,31 +214,40 @@ class _Rows:
         future = f.new_full((f.shape[0], block), -math.inf)
         self.vector = torch.cat([f.masked_fill(too_far, -math.inf).flip(-1), future], dim=-1)
 
-    def reversed(self, start: int, stop: int, first: int) -> Tensor:
-        """Queries stop - 1 down to start, keys first to stop - 1. (H or 1, R, columns), float32."""
+    def reversed(self, start: int, stop: int, first: int, n: slice | None = None) -> Tensor:
+        """Queries stop - 1 down to start, keys first to stop - 1; n: of these sequences alone.
+
+        (B or 1, H or 1, R, columns), float32.
+        """
         # Of query stop - 1 - r and key first + c, x is length - stop + first + r + c.
         vector = self.vector[:, self.length - stop + first :]
-        rows = vector.unfold(-1, stop - first, 1)[:, : stop - start]
+        rows = vector.unfold(-1, stop - first, 1)[None, :, : stop - start]
         if self.by_key is None:
             return rows
+        by_key = self.by_key if self.by_key.ndim == 3 else self.by_key[None]
+        if n is not None and self.by_key.ndim == 3:
+            by_key = by_key[_batch(n, by_key.shape[1])]
         # Softmax ignores the bias of one key; that of a near one leaves small, exact numbers.
-        keys = self.by_key[:, first:stop] - self.by_key[:, start : start + 1]
-        return rows + keys[:, None].float()
+        keys = by_key[..., first:stop] - by_key[..., start : start + 1]
+        return rows + keys[:, :, None].float()
 
 
 def _attend_block(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
     """Queries against the keys that they see. q: (B, H, R, K); k, v: (B, H, columns, K)."""
     if q.device.type == "cpu":  # whose kernel reads a view, and float32 beside 16 bits
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=rows[None])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=rows)
     scaled = q.float() * q.shape[-1] ** -0.5
     attention = _attention(scaled.flatten(0, 1), k.float().flatten(0, 1), rows)
     return (attention @ v.float().flatten(0, 1)).view(q.shape).to(q.dtype)
 
 
 def _attention(q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
-    """softmax(q k^T + rows) of scaled queries. q: (N, R, K); k: (N, columns, K)."""
+    """softmax(q k^T + rows) of scaled queries. q: (N, R, K); k: (N, columns, K).
+
+    rows: (B or 1, H or 1, R, columns).
+    """
     logits = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
-    logits.view(-1, rows.shape[0], *logits.shape[1:]).copy_(rows)
+    logits.view(-1, rows.shape[1], *logits.shape[1:]).copy_(rows)
     torch.softmax(logits.baddbmm_(q, k.mT), dim=-1, out=logits)
     return logits
 

@@ -29,7 +29,8 @@ def widen(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> tuple[Tensor, Tensor, 
     """q, k and v with the coordinates that stand for the bias; v's are zero."""
     assert bias.by_key is not None
     batch, _, _, head_dim = q.shape
-    w = (bias.by_key * (math.sqrt(head_dim) / UNIT))[..., None]  # (H, T, 1)
+    # (H, T, 1) or (B, H, T, 1)
+    w = (bias.by_key * (math.sqrt(head_dim) / UNIT)).float()[..., None]
     if q.dtype != torch.float32:
         w = torch.cat(_exact_parts(w, q.dtype), dim=-1)
     u = torch.full_like(w, UNIT)

@@ -1,7 +1,8 @@
 """Any bias by FlexAttention: one kernel, which looks the bias up while it computes the logits.
 
 Compiled on a GPU, where it is the choice for a bias by distance and for a window. On a CPU it is
-not compiled, holds the whole matrix, and serves comparisons.
+not compiled, holds the whole matrix, and serves comparisons. A function on the logits takes part if
+it has a `score_mod`.
 """
 
 import functools
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alibi_lm.attention.bias import Bias
+from alibi_lm.attention.bias import Bias, Form
 from alibi_lm.machine.device import compile_every_shape
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ NARROWEST = 16  # head that the compiled kernel takes
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
-    """`attend` for any bias, without dropout; learned ones get their gradients."""
+    """`attend` without dropout; learned biases get their gradients."""
     from torch.nn.attention.flex_attention import flex_attention
 
     assert not dropout
@@ -31,7 +32,10 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> 
     # Causal attention does not see what is filled up behind, and lengths that are no multiple of
     # the block have given NaN gradients (pytorch#153799).
     fill, widen = -length % BLOCK, max(0, NARROWEST - head_dim)
-    by_distance, by_key = bias.by_distance, bias.by_key
+    by_distance, by_key, function = bias.by_distance, bias.by_key, bias.on_logits
+    if by_key is not None:
+        by_key = by_key.float()
+        by_key = by_key if by_key.ndim == 3 else by_key.expand(len(q), -1, -1)
     if fill or widen:
         q, k, v = (F.pad(x, (0, widen, 0, fill)) for x in (q, k, v))
     if fill:
@@ -43,7 +47,11 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> 
         if by_distance is not None:
             score = score + by_distance[h, (i - j).clamp(min=0)]
         if by_key is not None:
-            score = score + by_key[h, j]
+            score = score + by_key[b, h, j]
+        if function is not None:
+            # What is filled up has no numbers of its own.
+            i, j = (place.clamp(max=length - 1) for place in (i, j))
+            score = function.score_mod(score, b, h, i, j)
         return score
 
     compute = _compiled() if q.device.type == "cuda" else flex_attention
@@ -51,8 +59,10 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> 
         q,
         k,
         v,
-        score_mod=None if by_distance is None and by_key is None else score_mod,
-        block_mask=visible_blocks(length + fill, bias.window or length + fill, q.device),
+        score_mod=None if bias.needs.form is Form.NONE else score_mod,
+        block_mask=visible_blocks(
+            length + fill, bias.window or length + fill, bias.sinks, q.device
+        ),
         scale=head_dim**-0.5,
     )
     assert isinstance(out, Tensor)
@@ -61,16 +71,17 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> 
 
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)  # what evaluation asks for first, training may use next
-def visible_blocks(length: int, window: int, device: torch.device) -> "BlockMask":
+def visible_blocks(length: int, window: int, sinks: int, device: torch.device) -> "BlockMask":
     """Which blocks of keys a block of queries sees in part or whole, without a length x length."""
     from torch.nn.attention.flex_attention import BlockMask
 
     n = length // BLOCK
     queries = torch.arange(n, device=device)[:, None] * BLOCK  # the first of each block
     keys = torch.arange(n, device=device)[None] * BLOCK
-    seen = (keys <= queries) & (queries - (keys + BLOCK - 1) < window)
+    seen = (keys <= queries) & ((queries - (keys + BLOCK - 1) < window) | (keys < sinks))
     # Whole, if the last key is not after the first query nor the first too far from the last.
-    whole = (keys + BLOCK - 1 <= queries) & (queries + BLOCK - 1 - keys < window)
+    near = (queries + BLOCK - 1 - keys < window) | (keys + BLOCK <= sinks)
+    whole = (keys + BLOCK - 1 <= queries) & near
 
     def listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
         """How many in each row, and which, those first. (1, 1, n), (1, 1, n, n), int32."""
@@ -78,7 +89,7 @@ def visible_blocks(length: int, window: int, device: torch.device) -> "BlockMask
         return blocks.sum(-1, dtype=torch.int32)[None, None], order.int()[None, None].contiguous()
 
     def visible(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (i >= j) & (i - j < window)
+        return (i >= j) & ((i - j < window) | (j < sinks))
 
     return BlockMask.from_kv_blocks(
         *listed(seen & ~whole), *listed(whole), BLOCK_SIZE=BLOCK, mask_mod=visible

@@ -2,22 +2,37 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alibi_lm.attention.bias import Bias
+from alibi_lm.attention.bias import NO_BIAS, PLAIN, Bias, Block
 
 
 def attend_reference(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
-    """In float64 with the whole matrix, (H, T, T); the output has q's dtype."""
-    matrix = bias.matrix(q.shape[2]).to(q.device)
-    return define(q, k, v, matrix, dropout).to(q.dtype)
+    """In float64 with the whole matrix, (B, H, T, T); the output has v's dtype."""
+    weights = F.dropout(weights_of(q, k, v, bias), dropout)
+    out = weights @ v.double()
+    more = (bias.on_logits or PLAIN).output(weights, _whole(v, bias))
+    return (out if more is None else out + more).to(v.dtype)
 
 
-def define(q: Tensor, k: Tensor, v: Tensor, matrix: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim) + matrix) v, in float64.
+def weights_of(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+    """The weight of each value for each query, in float64. (B, H, T, T)."""
+    function = bias.on_logits or PLAIN
+    return function.weights(logits_of(q, k, v, bias), _whole(v, bias))
 
-    q: (B, H, T or some of it, K); matrix: (H, as many, T), -inf for keys that are not seen.
-    """
-    logits = q.double() @ k.double().transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return F.dropout((logits + matrix.double()).softmax(-1), dropout) @ v.double()
+
+def logits_of(q: Tensor, k: Tensor, v: Tensor, bias: Bias = NO_BIAS) -> Tensor:
+    """What softmax gets, before the mask; its finite part in float64. (B, H, T, T)."""
+    added = bias.matrix(q.shape[2]).to(q.device)
+    logits = q.double() @ k.double().mT / math.sqrt(v.shape[-1])
+    logits = logits + added.masked_fill(added.isinf(), 0.0)
+    return (bias.on_logits or PLAIN).logits(logits, _whole(v, bias))
+
+
+def _whole(v: Tensor, bias: Bias) -> Block:
+    """All queries and all keys."""
+    j = torch.arange(v.shape[2], device=v.device)
+    i = j[:, None]
+    return Block(slice(0, v.shape[2]), i, j, bias.visible(i, j), v.double())

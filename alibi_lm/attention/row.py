@@ -1,22 +1,114 @@
-"""A bias by key on a CPU: the fused causal kernel reads it as a mask whose rows are all the same.
+"""A bias by key on a CPU: the fused kernel reads it as a mask whose rows are all the same.
 
 The mask is a view with stride 0, so nothing is stored and nothing copied; and it may be float32
 beside 16-bit q, k and v, so the bias is not rounded. `scaled_dot_product_attention` refuses a mask
 together with `is_causal`; the kernel behind it, present since torch 2.1, does not.
+
+A bias by key grows with the text, and the spacing of float32 with it: the attention of a late query
+would be wrong by more than that of an early one, which looks like failing to extrapolate. Queries
+are therefore computed in blocks, each with the bias less that of the block's first key, so that
+what is near is small and exact. A block attends to its own keys and to those before it, in a call
+of the kernel each; the logarithms of their sums, which the kernel returns, put the two together.
 """
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from alibi_lm.attention.bias import Bias
 
-_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+BLOCK = 512  # queries; ALiBi's steepest of 8 heads adds at most 256 within a block
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def attend_row(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
-    """`attend` for a bias by key alone, which gets no gradient, without dropout."""
+    """`attend` for a bias by key alone, without dropout; a learned one gets its gradient."""
     assert bias.by_key is not None and not dropout
-    batch, _, length, _ = q.shape
-    mask = bias.by_key[None, :, None].expand(batch, -1, length, -1)  # (B, H, T, T), H x T stored
-    out: Tensor = _fused(q, k, v, 0.0, True, attn_mask=mask)[0]
+    by_key = bias.by_key if bias.by_key.ndim == 3 else bias.by_key[None]
+    out: Tensor = _Row.apply(q, k, v, by_key)  # type: ignore[no-untyped-call]
     return out
+
+
+class _Row(torch.autograd.Function):
+    """Keeps for the backward pass what the kernel keeps: q, k, v, output, logarithms of sums."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, by_key: Tensor) -> Tensor:
+        batch, heads, length, head_dim = q.shape
+        # Laid out as the kernel lays its own, so that heads are joined without a copy.
+        out = q.new_empty(batch, length, heads, head_dim).transpose(1, 2)
+        log_sums = q.new_empty(batch, heads, length, dtype=torch.float32)
+        for start in range(0, length, BLOCK):
+            rows = slice(start, min(start + BLOCK, length))
+            parts = [
+                _forward(
+                    q[:, :, rows],
+                    k[:, :, keys],
+                    v[:, :, keys],
+                    0.0,
+                    causal,
+                    attn_mask=_mask(by_key, rows, keys, batch),
+                )
+                for keys, causal in _calls(rows)
+            ]
+            out[:, :, rows], log_sums[:, :, rows] = parts[0]
+            if len(parts) > 1:
+                (near, near_sum), (far, far_sum) = parts
+                log_sums[:, :, rows] = total = torch.logaddexp(near_sum, far_sum)
+                shares = [(part - total).exp()[..., None] for part in (near_sum, far_sum)]
+                out[:, :, rows] = near * shares[0] + far * shares[1]
+        ctx.save_for_backward(q, k, v, out, log_sums, by_key)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, log_sums, by_key = ctx.saved_tensors
+        batch, _, length, head_dim = q.shape
+        if learned := ctx.needs_input_grad[3]:
+            # The sum of the gradients of a key's logits: what a coordinate of k would get that is
+            # 0 itself, beside 1 / scale in q.
+            q, k, v, out, grad_out = (F.pad(x, (0, 1)) for x in (q, k, v, out, grad_out))
+            q[..., -1] = head_dim**0.5
+        grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+        for start in range(0, length, BLOCK):
+            rows = slice(start, min(start + BLOCK, length))
+            for keys, causal in _calls(rows):
+                # With the output and the sums of all keys, each call gives its share.
+                grads = _backward(
+                    grad_out[:, :, rows],
+                    q[:, :, rows],
+                    k[:, :, keys],
+                    v[:, :, keys],
+                    out[:, :, rows],
+                    log_sums[:, :, rows],
+                    0.0,
+                    causal,
+                    attn_mask=_mask(by_key, rows, keys, batch),
+                    scale=head_dim**-0.5,
+                )
+                grad_q[:, :, rows] += grads[0]
+                grad_k[:, :, keys] += grads[1]
+                grad_v[:, :, keys] += grads[2]
+        grad_by_key = grad_k[..., -1].to(by_key.dtype) if learned else None
+        if grad_by_key is not None and len(by_key) == 1:
+            grad_by_key = grad_by_key.sum(0, keepdim=True)
+        grads_qkv = (x[..., :head_dim].to(q.dtype) for x in (grad_q, grad_k, grad_v))
+        return (*grads_qkv, grad_by_key)
+
+
+def _calls(rows: slice) -> list[tuple[slice, bool]]:
+    """The keys of each call for a block of queries, and whether it is causal."""
+    own, before = (rows, True), (slice(0, rows.start), False)
+    return [own, before] if rows.start else [own]
+
+
+def _mask(by_key: Tensor, rows: slice, keys: slice, batch: int) -> Tensor:
+    """The bias as a mask of equal rows, (B, H, R, C); a row of it is stored."""
+    anchored = (by_key[..., keys] - by_key[..., rows.start : rows.start + 1]).float()
+    return anchored[:, :, None].expand(batch, -1, rows.stop - rows.start, -1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from alibi_lm.attention import unsupported
+from alibi_lm.attention import Circumstances
 from alibi_lm.benchmark.flops import attention_flops, weight_flops, zipf_tokens
 from alibi_lm.benchmark.hardware import DATA_SHEETS
 from alibi_lm.benchmark.measure import rise
@@ -31,7 +31,7 @@ from alibi_lm.machine.memory import available_memory, keep_freed_memory
 from alibi_lm.machine.progress import bar
 from alibi_lm.model.decoder import Decoder, build_softmax, check_vocabulary
 from alibi_lm.model.softmax import LOGITS_AT_ONCE
-from alibi_lm.positions import SCHEMES
+from alibi_lm.positions.base import cannot_compute
 from alibi_lm.settings import setting
 from alibi_lm.training.loop import build_scaler, update
 from alibi_lm.training.optim import build_optimizer
@@ -185,16 +185,19 @@ class Meter:
         def at(n_layers: int) -> float:
             sizes = replace(config.model, n_layers=n_layers)
             # What runs on a GPU only holds about as much as what auto chooses here.
-            form, dropout = SCHEMES.made[config.position.kind].form, sizes.attention_dropout > 0
-            cannot = unsupported(config.backend, form, training=True, dropout=dropout)
+            where = Circumstances(training=True, dropout=sizes.attention_dropout > 0)
+            length = config.train_length
+            cannot = cannot_compute(config.position, config.backend, length, where)
             backend = "auto" if cannot else config.backend
             how = (config.dtype, config.backend, config.checkpointing)
-            key = repr((config.position.kind, config.position, sizes, vocab_size, how, what))
+            of = (config.position.kind, config.position, sizes, vocab_size, length)
+            key = repr((*of, how, what))
             if key not in self._known:
                 model = Decoder(
                     sizes,
                     config.position,
                     vocab_size,
+                    length,
                     seed=None,
                     backend=backend,
                     checkpointing=config.checkpointing,
@@ -366,6 +369,7 @@ def this_machine(config: Config, text: Text, meter: Meter) -> Machine:
         config.model,
         config.position,
         text.vocab_size,
+        length,
         backend=config.backend,
         checkpointing=config.checkpointing,
     ).to(device)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alibi_lm.attention import BACKEND_MEANING, BACKENDS, unsupported
+from alibi_lm.attention import BACKEND_MEANING, BACKENDS, Circumstances
 from alibi_lm.benchmark.flops import flops_per_token
 from alibi_lm.benchmark.hardware import peak_flops
 from alibi_lm.benchmark.peers import PEERS, Peer, check_peers
@@ -35,6 +35,7 @@ from alibi_lm.machine.provenance import environment
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
+from alibi_lm.positions.base import cannot_compute
 from alibi_lm.settings import missing, out_of_bounds, setting
 from alibi_lm.training.loop import build_scaler, compile_blocks, update
 from alibi_lm.training.optim import AdamwConfig, OptimConfig, build_optimizer
@@ -87,7 +88,9 @@ class BenchmarkConfig:
             problems.append("output: given '', but it must name a folder")
         if not problems:
             for name in self.positions:
-                problems += known[name]().problems(self.model.sizes)
+                settings = known[name]()
+                for length in self.lengths:
+                    problems += settings.problems(self.model.sizes(length))
         return problems
 
 
@@ -116,8 +119,9 @@ def benchmark(config: BenchmarkConfig) -> list[Speed]:
     for name in config.positions:
         training = TRAINING in config.phases
         dropout = training and config.model.attention_dropout > 0
-        form = SCHEMES.made[name].form
-        if why := unsupported(config.backend, form, False, device.type, training, dropout):
+        here = Circumstances(device.type, training, dropout)
+        settings, length = SCHEMES.settings[name](), max(config.lengths)
+        if why := cannot_compute(settings, config.backend, length, here):
             raise UserError(f"backend: given {config.backend}, but {why}")
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -226,6 +230,7 @@ def _contestants(
             config.model,
             SCHEMES.settings[position](),
             config.vocab_size,
+            length,
             backend=config.backend,
             checkpointing=config.checkpointing,
         ).to(device)

@@ -31,6 +31,9 @@ class Peer(nn.Module):
         self.model = model
         self.logits_of = logits_of
 
+    longest = None
+    prefix_consistent = True
+
     def forward(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
         """Loss of predicting each target. (B, T), (B, T) -> (B, T)."""
         assert window is None

@@ -14,7 +14,9 @@ below, up to n_layers (w - 1) tokens away; `same_targets` with w tokens of conte
 knows no more than w tokens. No torch here.
 """
 
+import hashlib
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -29,6 +31,7 @@ from alibi_lm.machine.names import DTYPES
 from alibi_lm.settings import missing, setting, unknown
 
 ATTENTION = ("full", "window")
+LONGEST_NAME = 100  # letters of changes that stand in a file's name as they are
 PROTOCOLS: dict[str, "type[Protocol]"] = {}
 
 
@@ -55,6 +58,10 @@ class EvaluationConfig:
     )
     window: int | None = setting(
         None, "keys that a query sees with attention=[window]; null: train_length", at_least=1
+    )
+    position: Any = setting(
+        None,
+        "read the weights by other settings: {scaling:yarn,factor:4}, or a list; {}: as trained",
     )
     split: str = setting("validation", "split that is scored", choices=SPLITS)
     batch_tokens: int = setting(8192, "tokens per forward pass, at least one window", at_least=1)
@@ -298,7 +305,10 @@ class Measurement:
         words = [self.split, self.protocol.label]
         words += [f"window{self.window}"] if self.window else []
         words += [self.dtype] if self.dtype != "float32" else []
-        return "-".join([*words, *self.changes.split()])
+        changes = self.changes
+        if len(changes) > LONGEST_NAME or re.search(r"[^\w=. +-]", changes):  # no file's name
+            changes = hashlib.sha256(changes.encode()).hexdigest()[:8]
+        return "-".join([*words, *changes.split()])
 
     @property
     def label(self) -> str:

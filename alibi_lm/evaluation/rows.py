@@ -25,6 +25,7 @@ from alibi_lm.machine.files import naming, write_atomically
 
 COMPLETE = "complete"
 OUT_OF_MEMORY = "out of memory"
+REFUSED = "refused"  # the model cannot read texts of that length
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Row:
     word_ppl: float  # exp(total loss of the split / words): compares across tokenizers
     bpb: float  # bits per byte: total loss of the split / ln 2 / bytes
     nonfinite: int  # tokens whose loss is infinite or NaN
-    status: str  # complete, or out of memory: then nothing was scored
+    status: str  # complete; or out of memory, refused: then nothing was scored
     window: int | None  # keys that a query saw at most; None: all before it
     variant: str  # the scheme's settings that are not its defaults
     n_parameters: int
@@ -72,6 +73,8 @@ class Row:
     sample: int | None = None  # same_targets: how many targets were drawn
     changes: str = ""  # settings changed for this evaluation alone
     identity: str = ""  # hash of all that decides the run's weights
+    reason: str = ""  # why it was refused
+    prefix_consistent: bool = True  # False: what a token gets depends on the length of the window
 
     @property
     def measurement(self) -> Measurement:

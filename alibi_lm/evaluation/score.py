@@ -25,7 +25,17 @@ from alibi_lm.model.softmax import UNSCORED
 class Subject(typing.Protocol):
     """Whatever can be measured: it gives token losses and says how it attended."""
 
-    backend: str  # that computed attention in the last call
+    @property
+    def backend(self) -> str:
+        """What computed attention in the last call."""
+
+    @property
+    def longest(self) -> int | None:
+        """The longest text that it can read; None for any."""
+
+    @property
+    def prefix_consistent(self) -> bool:
+        """Whether a token's loss is the same if the text goes on behind it."""
 
     def __call__(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
         """Losses in nats; a target UNSCORED has none. (B, T), (B, T) -> (B, T)."""
@@ -41,12 +51,14 @@ def score(
     protocol: Protocol,
     batch_tokens: int,
     advance: Callable[[int], object] = lambda read: None,
+    fill: bool = False,
 ) -> npt.NDArray[np.float32]:
     """The loss of each target that the protocol scores, in nats, in the order of the text.
 
     stream: (N + 1,), the N targets after the one token before them. `advance` is told how many
-    tokens were read. Several processes take the batches in turns, and all get all losses; if one
-    of them runs out of memory, all raise.
+    tokens were read. fill: read every window at the protocol's length, for models that are not
+    prefix-consistent, whose numbers would hang on how windows are batched. Several processes take
+    the batches in turns, and all get all losses; if one of them runs out of memory, all raise.
     """
     n_targets, n_processes = len(stream) - 1, processes.world_size()
     spans, size = protocol.spans(n_targets), max(1, batch_tokens // protocol.length)
@@ -55,7 +67,9 @@ def score(
     failure: Exception | None = None
     try:
         for start in range(rank * size, len(spans), n_processes * size):
-            inputs, targets = span_tensors(spans[start : start + size], stream)
+            inputs, targets = span_tensors(
+                spans[start : start + size], stream, protocol.length if fill else 0
+            )
             read = losses_of(inputs, targets).float().cpu()
             losses.append(read[targets != UNSCORED].numpy())
             advance(inputs.numel() * n_processes)
@@ -86,13 +100,16 @@ def reader(
     return losses_of
 
 
-def span_tensors(spans: Spans, stream: npt.NDArray[np.unsignedinteger]) -> tuple[Tensor, Tensor]:
+def span_tensors(
+    spans: Spans, stream: npt.NDArray[np.unsignedinteger], at_least: int = 0
+) -> tuple[Tensor, Tensor]:
     """Inputs, and targets or UNSCORED, of spans that are read at once. (B, T), (B, T).
 
-    Shorter spans are padded on the right, which no scored loss of a causal model sees.
+    Shorter spans, and all that are shorter than at_least, are padded on the right, which no scored
+    loss of a causal model sees.
     """
     starts, scored_from, stops = (column[:, None] for column in spans.T)
-    places = starts + np.arange((stops - starts).max())  # target numbers, (B, T)
+    places = starts + np.arange(max(at_least, (stops - starts).max()))  # target numbers, (B, T)
     scored = (places >= scored_from) & (places < stops)
     places = np.minimum(places, stops - 1)
     targets = np.where(scored, stream[places + 1], np.int64(UNSCORED))

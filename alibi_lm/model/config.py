@@ -33,10 +33,9 @@ class ModelConfig:
         0.0, "adaptive softmax: dropout before it and within its tails", at_least=0, below=1
     )
 
-    @property
-    def sizes(self) -> Sizes:
+    def sizes(self, train_length: int) -> Sizes:
         """What a positional scheme knows of the model."""
-        return Sizes(self.n_layers, self.n_heads, self.d_model)
+        return Sizes(self.n_layers, self.n_heads, self.d_model, train_length)
 
     def problems(self) -> list[str]:
         """Heads must divide the width; bands must follow each other and have vectors."""

@@ -1,22 +1,23 @@
 """The decoder: pre-norm Transformer blocks on tied embeddings (Press et al. 2022, section 2.1).
 
-It knows positions only through the three hooks of a `Position` and never asks which scheme it
+It knows positions only through the hooks of a `Position` and never asks which scheme it
 holds. Any length can be read at inference. What comes out is the loss of each token, never logits.
 """
 
 import math
 import zlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
-from alibi_lm.attention import Bias, choose_backend, compute
+from alibi_lm.attention import attend
 from alibi_lm.model.adaptive import AdaptiveSoftmax, band_edges
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.softmax import TiedSoftmax
-from alibi_lm.positions import SCHEMES, Position, PositionConfig
+from alibi_lm.positions import SCHEMES, Draws, Position, PositionConfig
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
@@ -26,32 +27,36 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Attention(nn.Module):
-    """Causal self-attention."""
+    """Causal self-attention of one layer, the layer's number counted from 0."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int, backend: str) -> None:
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
+        self.layer = layer
+        self.wanted_backend = backend
+        self.backend = ""  # that ran last
         self.qkv = _linear(config.d_model, 3 * config.d_model)
         self.out = _linear(config.d_model, config.d_model)
 
-    def forward(self, x: Tensor, position: Position, bias: Bias, backend: str) -> Tensor:
+    def forward(self, x: Tensor, position: Position, begun: Any, window: int | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = position.rotate(q, k)  # (B, H, T, K)
+        q, k, bias = position(self.layer, x, q, k, begun)  # (B, H, T, K)
+        bias = bias.within(window, x.shape[1])
         dropout = self.dropout if self.training else 0.0
-        heads = compute(q, k, v, bias, backend, dropout).transpose(1, 2).flatten(-2)
-        out: Tensor = self.out(heads)
+        heads, self.backend = attend(q, k, v, bias, self.wanted_backend, dropout)
+        out: Tensor = self.out(heads.transpose(1, 2).flatten(-2))
         return out
 
 
 class Block(nn.Module):
     """Attention, then a feed-forward layer; each normalises its input and adds to the stream."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int, backend: str) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.d_model)
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer, backend)
         self.ffn_norm = nn.LayerNorm(config.d_model)
         self.ffn = nn.Sequential(
             _linear(config.d_model, config.d_ff),
@@ -60,9 +65,9 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, position: Position, bias: Bias, backend: str) -> Tensor:
+    def forward(self, x: Tensor, position: Position, begun: Any, window: int | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), position, bias, backend))
+        x = x + self.dropout(self.attention(self.attention_norm(x), position, begun, window))
         x = x + self.dropout(self.ffn(self.ffn_norm(x)))
         return x
 
@@ -70,32 +75,32 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A decoder-only language model whose forward pass gives the loss of each token.
 
-    seed: of the initial weights; None leaves them undefined, for weights that are loaded.
-    backend: how attention is computed, `auto` or one of attention.BACKENDS. checkpointing: keep
-    only each block's input for the backward pass and recompute the rest.
+    train_length: what schemes know of the training. seed: of the initial weights; None leaves them
+    undefined, for weights that are loaded. backend: how attention is computed, `auto` or one of
+    attention.BACKENDS. checkpointing: keep only each block's input for the backward pass and
+    recompute the rest.
     """
-
-    backend: str = ""  # that computed attention in the last forward pass
 
     def __init__(
         self,
         config: ModelConfig,
         position: PositionConfig,
         vocab_size: int,
+        train_length: int,
         seed: int | None = 0,
         backend: str = "auto",
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.wanted_backend = backend
         self.checkpointing = checkpointing
-        self.attention_dropout = config.attention_dropout
         self.embedding = build_softmax(config, vocab_size)
         # The caller's generator is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed_of(seed or 0, "position"))
-            self.position: Position = SCHEMES.build(position, config.sizes)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+            self.position: Position = SCHEMES.build(position, config.sizes(train_length))
+        self.blocks = nn.ModuleList(
+            Block(config, layer, backend) for layer in range(config.n_layers)
+        )
         self.norm = nn.LayerNorm(config.d_model) if config.final_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.d_model = config.d_model
@@ -130,25 +135,45 @@ class Decoder(nn.Module):
                 parameter.fill_(1.0)
             else:
                 nn.init.xavier_uniform_(parameter, generator=generator)
+        self.position.constrain()
 
-    def forward(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        window: int | None = None,
+        draws: Draws | None = None,
+    ) -> Tensor:
         """Loss of predicting each target from the inputs up to it. (B, T), (B, T) -> (B, T).
 
         window: how many keys a query sees at most, in every layer; None for all before it.
+        draws: random numbers for schemes that draw positions, in training.
         """
-        length, device, training = inputs.shape[1], inputs.device.type, torch.is_grad_enabled()
-        bias = self.position.bias(length).within(window, length)
-        dropout = self.attention_dropout if self.training else 0.0
-        backend = choose_backend(self.wanted_backend, bias, device, training, dropout)
-        self.backend = backend
-        x = self.position.embed(self.embedding.embed(inputs) * self.embedding_scale)
+        begun = self.position.begin(self.position.positions(inputs, draws))
+        x = self.position.embed(self.embedding.embed(inputs) * self.embedding_scale, begun)
         x = self.dropout(x)
         for block in self.blocks:
-            if self.checkpointing and training:
-                x = checkpoint(block, x, self.position, bias, backend, use_reentrant=False)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, self.position, begun, window, use_reentrant=False)
             else:
-                x = block(x, self.position, bias, backend)
+                x = block(x, self.position, begun, window)
         return self.embedding.losses(self.norm(x), targets)
+
+    @property
+    def backend(self) -> str:
+        """What computed attention in the last forward pass: of each layer, where they differ."""
+        of_layers: list[Any] = [block.attention.backend for block in self.blocks]  # type: ignore[union-attr]
+        return "+".join(dict.fromkeys(of_layers))
+
+    @property
+    def longest(self) -> int | None:
+        """The longest text that can be read; None for any."""
+        return self.position.longest
+
+    @property
+    def prefix_consistent(self) -> bool:
+        """Whether what a token gets is the same if the text goes on behind it."""
+        return self.position.prefix_consistent
 
     @property
     def n_parameters(self) -> int:

@@ -1,11 +1,16 @@
-"""The positional schemes by name. Each file of this folder registers its own (see base.py)."""
+"""The positional schemes by name. Each file of this folder registers its own (see base.py).
+
+So do those of the user's own (see machine/plugins.py).
+"""
 
 import importlib
 import pkgutil
 
-from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
+from alibi_lm.machine.plugins import load_plugins
+from alibi_lm.positions.base import SCHEMES, Draws, Position, PositionConfig, Sizes
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
+load_plugins()
 
-__all__ = ["SCHEMES", "Position", "PositionConfig", "Sizes"]
+__all__ = ["SCHEMES", "Draws", "Position", "PositionConfig", "Sizes"]

@@ -1,19 +1,20 @@
-"""What a positional scheme is: three hooks, each of which does nothing unless overridden.
+"""What a positional scheme is: four hooks, each of which does nothing unless overridden.
 
 The base class itself is NoPE: a decoder that knows positions only through its causal mask
 (Haviv et al. 2022, Kazemnejad et al. 2023).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from alibi_lm.attention.bias import NO_BIAS, Bias, Form
-from alibi_lm.settings import Registry
+from alibi_lm.attention import NO_BIAS, Bias, Circumstances, Form, Needs, unsupported
+from alibi_lm.settings import Registry, setting
 
 SCHEMES = Registry("position")
+TEMPERATURES = ("none", "logn", "logn_unclipped")
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,55 @@ class Sizes:
     n_layers: int
     n_heads: int
     d_model: int
+    train_length: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.d_model // self.n_heads
 
 
 @dataclass
 class PositionConfig:
-    """Settings of a positional scheme."""
+    """Settings of a positional scheme; these are common to all."""
 
     kind: ClassVar[str]
 
+    window: int | None = setting(
+        None, "any scheme: keys that a query sees at most; null: all before it", at_least=1
+    )
+    sinks: int = setting(
+        0, "any scheme: first tokens that every query sees beside the window", at_least=0
+    )
+    temperature: str = setting(
+        "none",
+        "any scheme: queries times log i / log train_length; logn: beyond train_length only",
+        choices=TEMPERATURES,
+    )
+
     def problems(self, sizes: Sizes) -> list[str]:
         """One line for each reason why this scheme cannot stand in a model of these sizes."""
+        if self.sinks and self.window is None:
+            return [f"position.sinks: given {self.sinks}, but without position.window all are seen"]
+        if self.temperature != "none" and sizes.train_length == 1:
+            return ["position.temperature: has no meaning at train_length = 1, whose log is 0"]
         return []
+
+    def narrowed(self, needs: set[Needs], length: int) -> set[Needs]:
+        """What attention needs if the window is put over it, for texts of that length."""
+        window = self.window is not None and self.window + self.sinks < length
+        sinks = window and self.sinks > 0
+        return {n._replace(window=n.window or window, sinks=n.sinks or sinks) for n in needs}
+
+
+class Draws(NamedTuple):
+    """Random numbers for schemes that draw positions in training.
+
+    They are functions of the seed and the step, and do not depend on how an update is divided.
+    """
+
+    update: int  # the same for all sequences of an update
+    sequences: Tensor  # (B,), one for each sequence, int64 and not negative
 
 
 class Position(nn.Module):
@@ -43,34 +82,114 @@ class Position(nn.Module):
     modules that it holds, is a function of the seed. Of its parameters, only the weights of
     nn.Linear modules are subject to weight decay.
 
-    The class attributes are for readers: `title` stands in legends and tables, `idea` and `source`
-    in the table of schemes; the scheme is drawn in the hue of its `family`.
+    The class attributes are for readers: `title` stands in legends and tables, `idea`, `source` and
+    `claim` in the table of schemes; the scheme is drawn in the hue of its `family`.
     """
 
-    form: ClassVar[Form] = Form.NONE  # what `bias` gives
+    form: ClassVar[Form] = Form.NONE  # what the bias of `in_layer` holds
+    score_mod: ClassVar[bool] = True  # if a function on the logits: whether it has a `score_mod`
+    takes_positions: ClassVar[bool] = False  # whether any `positions` will do, not 0, 1, 2 ... only
     title: ClassVar[str]
     family: ClassVar[str]
     rank: ClassVar[int] = 1  # within the family; 0 is drawn in its full colour
     idea: ClassVar[str]
     source: ClassVar[str]
+    claim: ClassVar[str] = "none"  # what its paper says of longer texts
+    needs_train_length: ClassVar[bool] = False
 
     def __init__(self, config: PositionConfig, sizes: Sizes) -> None:
         super().__init__()
+        self.config: Any = config
+        self.train_length = sizes.train_length
+
+    @classmethod
+    def needs(cls, config: Any, length: int) -> set[Needs]:
+        """What attention has to compute in the layers, for texts of that length."""
+        needed: set[Needs] = config.narrowed({Needs(cls.form, score_mod=cls.score_mod)}, length)
+        return needed
+
+    @property
+    def longest(self) -> int | None:
+        """The longest text that can be read; None for any."""
+        return None
+
+    @property
+    def prefix_consistent(self) -> bool:
+        """Whether what a token gets is the same if the text goes on behind it."""
+        return True
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Draw a parameter by name; unless overridden, it keeps what __init__ drew."""
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Add positions to the token embeddings, once, at the bottom of the model.
+    def constrain(self) -> None:
+        """Put parameters back within their bounds; called after the first draw and each update."""
 
-        x: (B, T, D), the embeddings of positions 0 to T - 1.
+    def positions(self, tokens: Tensor, draws: Draws | None) -> Tensor:
+        """The positions of the tokens, (B, T) -> (T,) or (B, T): 0, 1, 2 ... unless overridden.
+
+        draws: random numbers in training; None in evaluation.
         """
+        return torch.arange(tokens.shape[1], device=tokens.device)
+
+    def begin(self, positions: Tensor) -> Any:
+        """What all layers share, computed once per forward pass and given to the next two hooks."""
+
+    def embed(self, x: Tensor, begun: Any) -> Tensor:
+        """Add positions to the token embeddings, once, at the bottom of the model. x: (B, T, D)."""
         return x
 
-    def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotate queries and keys by their positions, in every layer. q, k: (B, H, T, K)."""
-        return q, k
+    def in_layer(
+        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
+    ) -> tuple[Tensor, Tensor, Bias]:
+        """Queries and keys as this layer compares them, and what it adds to the scaled logits.
 
-    def bias(self, length: int) -> Bias:
-        """What is added to the scaled attention logits of every layer, in compact form."""
-        return NO_BIAS
+        layer: counted from 0. x: (B, T, D), its input after the norm. q, k: (B, H, T, K). The scale
+        stays 1 / sqrt(head_dim) of the values, even where q and k come out wider.
+        """
+        return q, k, NO_BIAS
+
+    def forward(
+        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
+    ) -> tuple[Tensor, Tensor, Bias]:
+        """`in_layer` with the settings that all schemes have in common."""
+        window, sinks = self.config.window, self.config.sinks
+        temperature = self.config.temperature
+        q, k, bias = self.in_layer(layer, x, q, k, begun)
+        if temperature != "none":
+            q = q * log_temperature(q.shape[2], self.train_length, temperature, q.device)
+        return q, k, bias.within(window, q.shape[2], sinks)
+
+
+def cannot_compute(
+    config: PositionConfig,
+    backend: str,
+    length: int,
+    where: Circumstances,
+    window: int | None = None,
+) -> str | None:
+    """Why a backend cannot compute a scheme's attention over texts of that length; None if it can.
+
+    window: over all layers, in evaluation.
+    """
+    needs: set[Needs] = SCHEMES.made[config.kind].needs(config, length)
+    over_all = window is not None and window < length
+    reasons = (
+        unsupported(backend, each._replace(window=each.window or over_all), where) for each in needs
+    )
+    return next((reason for reason in reasons if reason), None)
+
+
+def log_temperature(
+    length: int, train_length: int, temperature: str, device: torch.device | None = None
+) -> Tensor:
+    """The factor of each query. (T, 1), float32.
+
+    The query of place i, counted from 1, is multiplied by log i to the base train_length, so that
+    attention to more keys stays as sharp (Su 2021); logn, as Qwen's code: by at least 1;
+    logn_unclipped, as BiPE's code: by less within the training length, 0 for the first token.
+    """
+    places = torch.arange(1, length + 1, device=device, dtype=torch.float64)
+    factor = places.log() / torch.tensor(float(train_length), dtype=torch.float64).log()
+    if temperature == "logn":
+        factor = factor.clamp(min=1)
+    return factor[:, None].float()

@@ -8,6 +8,7 @@ distances share the last.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +36,14 @@ class T5Config(PositionConfig):
 
     def problems(self, sizes: Sizes) -> list[str]:
         """The logarithmic buckets need room above the exact ones."""
+        problems = super().problems(sizes)
         if self.num_buckets % 2 or self.max_distance <= self.num_buckets // 2:
-            return [
+            problems.append(
                 f"position.num_buckets, position.max_distance: given {self.num_buckets} and "
                 f"{self.max_distance}, but the buckets must be even in number and half of them "
                 "fewer than the distance"
-            ]
-        return []
+            )
+        return problems
 
 
 @SCHEMES.add("t5", T5Config)
@@ -54,6 +56,7 @@ class T5Bias(Position):
     rank = 0
     idea = "a learned bias by distance: 32 buckets up to 128, one table for all layers"
     source = "Raffel et al. 2020"
+    claim = "none; extrapolates better than rotary (Press et al. 2022)"
 
     def __init__(self, config: T5Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
@@ -66,9 +69,14 @@ class T5Bias(Position):
         """T5's own choice: the standard deviation of the embeddings."""
         parameter.normal_(0, self.std, generator=generator)
 
-    def bias(self, length: int) -> Bias:
+    def begin(self, positions: Tensor) -> Bias:
         """The table looked up at distances 0 to length - 1."""
         table = self.relative_attention_bias.weight  # (num_buckets, H)
-        distances = torch.arange(length, device=table.device)
-        buckets = t5_buckets(distances, self.num_buckets, self.max_distance)
+        buckets = t5_buckets(positions, self.num_buckets, self.max_distance)
         return Bias(by_distance=table[buckets].T)
+
+    def in_layer(
+        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
+    ) -> tuple[Tensor, Tensor, Bias]:
+        """The same bias in every layer."""
+        return q, k, begun

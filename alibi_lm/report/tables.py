@@ -45,7 +45,7 @@ def markdown(table: Table, aligned: bool = True) -> str:
 
 def lengths_table(curves: Sequence[Curve], metric: str = "ppl") -> Table:
     """Schemes by evaluation lengths; the lowest of each column is best."""
-    lengths = sorted({at for curve in curves for at in {*curve.points, *curve.out_of_memory}})
+    lengths = sorted({at for curve in curves for at in {*curve.points, *curve.unscored}})
     body = [
         [curve.scheme, str(curve.train_length), *(_cell(curve, at, metric) for at in lengths)]
         for curve in curves
@@ -62,7 +62,7 @@ def lengths_table(curves: Sequence[Curve], metric: str = "ppl") -> Table:
 def _cell(curve: Curve, length: int, metric: str) -> str:
     seeds = curve.values(metric).get(length)
     if not seeds:
-        return "OOM" if length in curve.out_of_memory else "-"
+        return curve.unscored.get(length, "-")
     mean = sum(seeds) / len(seeds)
     digits = 3 if metric in ("loss", "bpb", "relative") else 2
     spread = f" ± {number((max(seeds) - min(seeds)) / 2, digits)}" if len(seeds) > 1 else ""
@@ -104,6 +104,17 @@ def notes(curves: Sequence[Curve]) -> list[str]:
             for row in broken
         )
         found.append(f"Losses that are not finite: {words}.")
+    if varying := dict.fromkeys(
+        curve.name
+        for curve in curves
+        for seeds in curve.points.values()
+        for point in seeds.values()
+        if point.row and not point.row.prefix_consistent
+    ):
+        found.append(
+            "What a token scores depends on the length of the window, not only on what stands "
+            f"before it: {', '.join(varying)}."
+        )
     if any(row.dirty for row in rows):
         found.append("Some rows were measured by code with changes that were not committed.")
     commits = {row.commit for row in rows if row.commit}

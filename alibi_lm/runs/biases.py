@@ -1,23 +1,34 @@
-"""What a positional bias looks like: its matrix for each head, and the attention it leaves afar.
+"""What a positional scheme does to attention: its matrix for each head, and what it leaves afar.
 
-The matrix is what is added to the scaled attention logits. What it leaves for a far token is shown
-for a query to which all keys are equally similar: without a bias each of its n keys gets 1 / n;
-with one, the key at distance d gets exp(bias(d)) over the sum of all.
+The matrix is what is added to the scaled logits of a layer, on a real text where it depends on what
+the tokens are. A rotation adds nothing that is the same for all queries and keys: it is shown for
+queries and keys that are all ones. Stick-breaking has no softmax: what is shown is what the
+logarithms of its weights have beyond the logits. Embeddings act below the layers: their similarity
+is shown.
+
+What it leaves for a far token is shown for a query to which all keys are equally similar: without a
+bias each of its n keys gets 1 / n; with one, the key at distance d gets exp(bias(d)) over the sum
+of all.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from alibi_lm.attention import Form, OnLogits
+from alibi_lm.attention.reference import logits_of, weights_of
 from alibi_lm.errors import UserError
-from alibi_lm.positions import SCHEMES, Sizes
+from alibi_lm.model.config import ModelConfig
+from alibi_lm.model.decoder import Decoder
+from alibi_lm.positions import SCHEMES
 from alibi_lm.report.legend import title
-from alibi_lm.runs.folder import open_folder
+from alibi_lm.runs.folder import load_run
+from alibi_lm.runs.train import build_model
 from alibi_lm.settings import missing, out_of_bounds, setting, unknown
 
 if TYPE_CHECKING:
@@ -30,10 +41,11 @@ FAINTEST = 1e-6  # attention below is not drawn
 
 @dataclass(frozen=True)
 class BiasMatrix:
-    """A scheme's bias over some length. (H, T, T), -inf for the future."""
+    """What a scheme adds over some length. (H, T, T), -inf for keys that are not seen."""
 
     title: str
     matrix: Tensor
+    is_added: bool = True  # to logits; False: the similarity of embeddings
 
 
 @dataclass
@@ -42,6 +54,7 @@ class BiasConfig:
 
     sources: list[str] = setting([], "run folders, or names of schemes")
     length: int = setting(128, "positions shown", at_least=2, below=2049)
+    layer: int = setting(1, "layer of a run, counted from 1", at_least=1)
     n_heads: int = setting(8, "attention heads of schemes by name", at_least=1, below=65)
     output: str = setting("outputs/bias", "folder for bias.png and bias.svg")
 
@@ -50,34 +63,84 @@ class BiasConfig:
         return out_of_bounds(self) + missing(self, {"sources": "[t5,alibi]"})
 
 
-def bias_matrix(source: str, length: int, n_heads: int) -> BiasMatrix:
-    """The bias of a run folder's model, or of a scheme by name with that many heads.
+def bias_matrix(source: str, length: int, n_heads: int, layer: int = 1) -> BiasMatrix:
+    """The bias of a layer of a run folder's model, or of a scheme by name with that many heads.
 
-    A UserError if the source is neither, or its scheme has no bias.
+    A UserError if the source is neither, cannot read that length, or does nothing to attention.
     """
     folder = Path(source)
     if folder.is_dir():
-        run = open_folder(folder)
-        config = run.read_config()
+        run = load_run(folder)
+        config = run.config
         name = config.position.kind
-        position = SCHEMES.build(config.position, config.model.sizes)
-        run.load_weights(position, part="position.")
+        model = build_model(run, seed=None, backend="auto")
+        run.load_weights(model)
+        stream = run.data.split("validation").stream[:length]
         heading = f"{title(name)}, trained at {config.train_length:,} ({folder.name})"
+        if layer > config.model.n_layers:
+            raise UserError(
+                f"layer: given {layer}, but {source} has {config.model.n_layers} layers"
+            )
+        heading += f", layer {layer}" if config.model.n_layers > 1 else ""
     elif source in SCHEMES.settings:
-        name = source
-        position = SCHEMES.build(SCHEMES.settings[name](), Sizes(1, n_heads, 64 * n_heads))
-        for parameter_name, parameter in position.named_parameters():
-            generator = torch.Generator().manual_seed(0)
-            position.initialize(parameter_name, parameter.data, generator)
-        learned = any(True for _ in position.parameters())
+        name, layer = source, 1
+        sizes = ModelConfig(n_layers=1, n_heads=n_heads, d_model=64 * n_heads, d_ff=64)
+        model = Decoder(sizes, SCHEMES.settings[name](), 256, train_length=length)
+        # A real text, which is there.
+        stream = np.frombuffer(Path(__file__).read_bytes(), np.uint8)[:length]
+        learned = any(True for _ in model.position.parameters())
         heading = title(name) + (", untrained: its initial values" if learned else "")
     else:
         raise UserError(f"{unknown('scheme', source, list(SCHEMES.settings))}, or a run folder")
-    with torch.no_grad():
-        bias = position.bias(length)
-    if bias.by_distance is None and bias.by_key is None:
-        raise UserError(f"{source}: position={name} adds no bias to attention: nothing to draw")
-    return BiasMatrix(heading, bias.matrix(length))
+    if model.longest is not None and length > model.longest:
+        raise UserError(f"length: given {length}, but {source} has {model.longest} positions")
+    if len(stream) < length:
+        raise UserError(
+            f"length: given {length}, but the text of {source} has {len(stream)} tokens"
+        )
+    tokens = torch.from_numpy(stream.astype(np.int64))[None]
+    if (added := _added(model.eval(), tokens, layer - 1)) is not None:
+        return BiasMatrix(heading, added)
+    if (similarity := _similarity(model, tokens)) is not None:
+        return BiasMatrix(f"{heading}: similarity of embeddings", similarity, is_added=False)
+    raise UserError(f"{source}: position={name} does nothing to attention: nothing to draw")
+
+
+@torch.no_grad()
+def _added(model: Decoder, tokens: Tensor, layer: int) -> Tensor | None:
+    """What the scheme adds to the logits of a layer; None if nothing. (H or 1, T, T)."""
+    seen: dict[int, Any] = {}
+    hook = model.position.register_forward_pre_hook(lambda _, given: seen.update({given[0]: given}))
+    model(tokens, tokens)
+    hook.remove()
+    number, x, q, k, begun = seen[layer]
+    turned_q, turned_k, bias = model.position(number, x, q, k, begun)
+    plain = logits_of(turned_q, turned_k, q)
+    if bias.needs.form is Form.NONE:
+        q = k = torch.ones_like(q)
+        plain = logits_of(q, k, q)
+        turned_q, turned_k, bias = model.position(number, x, q, k, begun)
+    added = logits_of(turned_q, turned_k, q, bias) - plain
+    if bias.on_logits is not None and type(bias.on_logits).weights is not OnLogits.weights:
+        added = weights_of(turned_q, turned_k, q, bias).clamp(min=1e-30).log() - plain
+        added = added - added.amax(-1, keepdim=True)
+    j = torch.arange(tokens.shape[1])
+    added = added.masked_fill(~bias.visible(j[:, None], j), -math.inf)[0].float()
+    nothing = added[added.isfinite()].abs().max() < FAINTEST and not bias.needs.window
+    return None if nothing else added
+
+
+@torch.no_grad()
+def _similarity(model: Decoder, tokens: Tensor) -> Tensor | None:
+    """The cosines between what the scheme adds to the embeddings; None if nothing. (1, T, T)."""
+    begun = model.position.begin(model.position.positions(tokens, None))
+    added = model.position.embed(torch.zeros(*tokens.shape, model.d_model), begun)[0]
+    if not added.any():
+        return None
+    units = added / added.norm(dim=-1, keepdim=True)
+    future = torch.ones(len(units), len(units), dtype=torch.bool).triu(1)
+    similar: Tensor = (units @ units.mT).masked_fill(future, -math.inf)
+    return similar[None]
 
 
 def attention_left(matrix: Tensor) -> Tensor:
@@ -122,6 +185,9 @@ def bias_figure(biases: list[BiasMatrix]) -> "Figure":
         )
         bar.ax.tick_params(labelsize=7)
         curves = axes[0, -1]
+        if not bias.is_added:
+            curves.set_visible(False)
+            continue
         distances = np.arange(1, length + 1)
         for head, left in enumerate(attention_left(bias.matrix).numpy()):
             shade = colormaps[LINE_COLOURS](head / max(n_heads - 1, 1) * 0.9)

@@ -1,8 +1,9 @@
 """Evaluating a trained run: the rows that it lacks, and the command for it."""
 
+import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from alibi_lm.attention import BACKEND_MEANING, BACKENDS
 from alibi_lm.evaluation.protocols import EvaluationConfig, Measurement
-from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY, Result, Row, metrics
+from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY, REFUSED, Result, Row, metrics
 from alibi_lm.evaluation.score import Subject, reader, score
 from alibi_lm.machine import processes
 from alibi_lm.machine.device import be_deterministic, resolve_device
@@ -20,7 +21,9 @@ from alibi_lm.machine.memory import is_out_of_memory, prepare_memory
 from alibi_lm.machine.names import DEVICE_MEANING, DEVICES
 from alibi_lm.machine.progress import bar, logged, say
 from alibi_lm.machine.provenance import commit
+from alibi_lm.positions import Position
 from alibi_lm.runs.folder import Run
+from alibi_lm.runs.readings import build_reading
 from alibi_lm.runs.train import build_model
 from alibi_lm.settings import out_of_bounds, setting
 from alibi_lm.tracking import MODES, NO_TRACKING, Tracker
@@ -62,7 +65,8 @@ def evaluate_run(
     processes.init()
     with run.lock(), logged(run.log):
         there = processes.on_rank_zero(run.results)
-        missing = [m for m in wanted if m not in there or there[m].row.status != COMPLETE]
+        done = (COMPLETE, REFUSED)
+        missing = [m for m in wanted if m not in there or there[m].row.status not in done]
         for split in dict.fromkeys(measurement.split for measurement in missing):
             there |= _add_results(run, split, [m for m in missing if m.split == split], tracker)
         if not missing:
@@ -85,13 +89,22 @@ def _add_results(
     facts |= {"words": split.words, "bytes": split.bytes}
     reads = sum(m.protocol.n_read(split.tokens) for m in missing)
     added = {}
+    trained = model.position
+
+    @functools.cache
+    def position_of(changes: str) -> Position:
+        return build_reading(config, changes, trained).to(device).eval()
+
+    def subject_of(measurement: Measurement) -> Subject:
+        model.position = position_of(measurement.changes)
+        return model
+
     with bar(total=reads, unit="tok", desc=f"evaluate {config.position.kind}") as progress:
-        measured = measure(
-            model, split.stream, missing, device, config.evaluation.batch_tokens, progress
-        )
-        for measurement, losses, backend, seconds in measured:
+        for found in measure(
+            subject_of, split.stream, missing, device, config.evaluation.batch_tokens, progress
+        ):
+            measurement, losses, protocol = found.of, found.losses, found.of.protocol
             loss = math.nan if losses is None else float(losses.astype(np.float64).mean())
-            protocol = measurement.protocol
             row = Row(
                 **facts,
                 eval_length=protocol.length,
@@ -105,12 +118,15 @@ def _add_results(
                 tokens=protocol.n_scored(split.tokens),
                 **metrics(loss, split.tokens, split.words, split.bytes)._asdict(),
                 nonfinite=0 if losses is None else int((~np.isfinite(losses)).sum()),
-                status=OUT_OF_MEMORY if losses is None else COMPLETE,
-                backend=backend,
-                seconds=seconds,
+                status=found.status,
+                reason=found.reason,
+                prefix_consistent=found.prefix_consistent,
+                backend=found.backend,
+                seconds=found.seconds,
             )
-            if losses is None:
-                say(f"{measurement.label}: out of memory after {seconds:.0f} s; continuing")
+            if found.status != COMPLETE:
+                why = found.reason or f"after {found.seconds:.0f} s"
+                say(f"{measurement.label}: {found.status}, {why}; continuing")
             if processes.is_rank_zero():
                 added[measurement] = run.add_result(row, losses)
             tracker.result(row)
@@ -142,30 +158,47 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
-Measured = tuple[Measurement, npt.NDArray[np.float32] | None, str, float]
+@dataclass(frozen=True)
+class Measured:
+    """What came of a measurement: token losses, or why there are none."""
+
+    of: Measurement
+    losses: npt.NDArray[np.float32] | None
+    status: str
+    reason: str
+    backend: str  # that ran; empty if none did
+    seconds: float
+    prefix_consistent: bool
 
 
 def measure(
-    subject: Subject,
+    subject_of: Callable[[Measurement], Subject],
     stream: npt.NDArray[np.unsignedinteger],
     wanted: list[Measurement],
     device: torch.device,
     batch_tokens: int,
     progress: Any,
 ) -> Iterator[Measured]:
-    """Each measurement of a subject: its token losses, the backend that ran, the seconds it took.
-
-    The losses are None where memory ran out.
-    """
+    """Measure each subject; one that cannot read the length, or memory for it, ends nothing."""
     for measurement in wanted:
         progress.set_postfix_str(measurement.label)
-        started = time.perf_counter()
-        losses_of = reader(subject, device, measurement.dtype, measurement.window)
-        losses: npt.NDArray[np.float32] | None
-        try:
-            losses = score(losses_of, stream, measurement.protocol, batch_tokens, progress.update)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            losses = None
-        yield measurement, losses, subject.backend, time.perf_counter() - started
+        started, protocol = time.perf_counter(), measurement.protocol
+        subject, status, reason, backend = subject_of(measurement), COMPLETE, "", ""
+        losses: npt.NDArray[np.float32] | None = None
+        consistent = subject.prefix_consistent
+        if subject.longest is not None and protocol.length > subject.longest:
+            status, reason = REFUSED, f"it has {subject.longest} positions"
+            progress.update(protocol.n_read(len(stream) - 1))
+        else:
+            losses_of = reader(subject, device, measurement.dtype, measurement.window)
+            try:
+                losses = score(
+                    losses_of, stream, protocol, batch_tokens, progress.update, not consistent
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                status = OUT_OF_MEMORY
+            backend = subject.backend
+        seconds = time.perf_counter() - started
+        yield Measured(measurement, losses, status, reason, backend, seconds, consistent)

@@ -4,7 +4,6 @@ It holds the settings that differ from their defaults, so a new setting with a d
 run that was trained before it existed. Of text and tokenizer the content counts, not where it lies.
 """
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from alibi_lm.config import Config
 from alibi_lm.data.tokens import TokenizedCorpus
-from alibi_lm.settings import walk
+from alibi_lm.settings import default_of, walk, words
 
 SCHEMA = 1  # goes up only when a default changes its meaning
 # How an update is computed changes the weights in their last digits, but not what is compared.
@@ -51,8 +50,8 @@ def identify(config: Config, data: TokenizedCorpus, source: str | None = None) -
         for key, value in changed.items()
         if key not in (*own, "train_length", "seed", *NOT_RECIPE)
     }
-    settings = _words({"optim": config.optim.kind} | shared)
-    variant = _words({key.removeprefix("position."): value for key, value in own.items()})
+    settings = words({"optim": config.optim.kind} | shared)
+    variant = words({key.removeprefix("position."): value for key, value in own.items()})
     return Identity(values, settings, variant, _digest([settings, *hashes.values()]))
 
 
@@ -61,18 +60,8 @@ def changed_settings(config: Any) -> dict[str, Any]:
     return {
         key: value
         for key, value, field in walk(config, identity_only=True)
-        if value != _default(field)
+        if value != default_of(field)
     }
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _words(values: dict[str, Any]) -> str:
-    return " ".join(f"{key}={str(value).replace(' ', '')}" for key, value in values.items())
 
 
 def _digest(values: Any) -> str:

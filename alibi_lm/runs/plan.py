@@ -4,9 +4,7 @@ import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from alibi_lm.attention import unsupported
+from alibi_lm.attention import Circumstances
 from alibi_lm.config import Config
 from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
@@ -15,8 +13,9 @@ from alibi_lm.evaluation.protocols import EvaluationConfig, Measurement, measure
 from alibi_lm.machine import processes
 from alibi_lm.machine.device import resolve_device
 from alibi_lm.model.decoder import check_vocabulary
-from alibi_lm.positions import SCHEMES
+from alibi_lm.positions.base import cannot_compute
 from alibi_lm.runs.folder import Run, new_run
+from alibi_lm.runs.readings import reading, readings
 
 Corpora = dict[str, TokenizedCorpus]  # those that are open, by settings
 
@@ -32,9 +31,9 @@ class Member:
 
 def check_settings(config: Config) -> None:
     """Refuse what cannot be trained or evaluated here, before any text is read."""
-    device, n_processes = resolve_device(config.device), processes.world_size()
-    dropout = config.model.attention_dropout > 0
-    check_backend(config, config.backend, device, training=True, dropout=dropout)
+    n_processes, dropout = processes.world_size(), config.model.attention_dropout > 0
+    where = Circumstances(resolve_device(config.device).type, training=True, dropout=dropout)
+    check_backend(config, config.backend, where, config.train_length)
     check_evaluation(config, config.evaluation, config.backend)
     if problems := config.sharing_problems(n_processes):
         raise SettingsError(problems)
@@ -80,17 +79,10 @@ def batches_of(config: Config, data: TokenizedCorpus) -> Batches:
 
 
 def check_backend(
-    config: Config,
-    backend: str,
-    device: torch.device,
-    *,
-    window: bool = False,
-    training: bool = False,
-    dropout: bool = False,
+    config: Config, backend: str, where: Circumstances, length: int, window: int | None = None
 ) -> None:
-    """Refuse a backend that cannot compute a scheme's attention (or its gradients) on a device."""
-    form = SCHEMES.made[config.position.kind].form
-    if found := unsupported(backend, form, window, device.type, training, dropout):
+    """Refuse a backend that cannot compute the scheme's attention over texts of that length."""
+    if found := cannot_compute(config.position, backend, length, where, window):
         raise UserError(f"backend: given {backend}, but {found}; auto chooses one that can")
 
 
@@ -98,23 +90,30 @@ def check_evaluation(config: Config, settings: EvaluationConfig, backend: str) -
     """Refuse lengths that leave nothing to do, and a backend that cannot compute them."""
     if problems := settings.length_problems(config.train_length):
         raise SettingsError(problems)
-    lengths, device = settings.lengths_of(config.train_length), resolve_device(config.device)
-    if "full" in settings.attention:
-        check_backend(config, backend, device)
-    window = settings.window or config.train_length
-    if "window" in settings.attention:
-        check_backend(config, backend, device, window=window < max(lengths))
+    where = Circumstances(resolve_device(config.device).type)
+    windows = {"full": None, "window": settings.window or config.train_length}
+    for words in readings(config, settings.position):
+        read = replace(config, position=reading(config, words))
+        for length in settings.lengths_of(config.train_length):
+            for attention in settings.attention:
+                check_backend(read, backend, where, length, windows[attention])
 
 
 def wanted_of(run: Run, settings: EvaluationConfig, backend: str) -> list[Measurement]:
     """What these settings want of a run; a UserError if its text does not allow it.
 
-    A backend other than auto is part of what is measured.
+    A backend other than auto is part of what is measured, and so is a reading.
     """
     config, data = run.config, run.data
     dtype = settings.dtype or config.evaluation.dtype or config.dtype
-    changes = "" if backend == "auto" else f"backend={backend}"
-    wanted = measurements(settings, config.train_length, data.hash, dtype, changes)
+    forced = "" if backend == "auto" else f"backend={backend}"
+    wanted = [
+        measurement
+        for words in readings(config, settings.position)
+        for measurement in measurements(
+            settings, config.train_length, data.hash, dtype, f"{forced} {words}".strip()
+        )
+    ]
     n_targets = data.split(settings.split).tokens
     problems = {
         f"{problem} (data set {data.name})"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alibi_lm.attention import Circumstances
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.rows import COMPLETE, Result
 from alibi_lm.machine import processes
@@ -26,6 +27,7 @@ from alibi_lm.runs.curve import read_curve
 from alibi_lm.runs.evaluate import evaluate_run
 from alibi_lm.runs.folder import Run, RunFolder, load_run
 from alibi_lm.runs.plan import check_backend, plan_run
+from alibi_lm.runs.readings import reading
 from alibi_lm.runs.train import train_run
 from alibi_lm.settings import out_of_bounds, setting
 
@@ -92,8 +94,9 @@ def reproduce(settings: ReproduceConfig) -> Reproduction:
             f"{processes.world_size()}; use torchrun --nproc-per-node={made['processes']}"
         )
     for row in (result.row for result in _complete(original)):
-        windowed = row.window is not None
-        check_backend(original.config, row.backend, resolve_device("auto"), window=windowed)
+        where = Circumstances(resolve_device("auto").type)
+        read = replace(original.config, position=reading(original.config, row.changes))
+        check_backend(read, _forced(row.backend), where, row.eval_length, row.window)
     processes.init()
     torch.set_num_threads(made["threads"])  # another number adds in another order
     config = replace(
@@ -129,12 +132,17 @@ def _complete(folder: RunFolder) -> list[Result]:
     return [result for result in folder.results().values() if result.row.status == COMPLETE]
 
 
+def _forced(backend: str) -> str:
+    """What makes attention run on a row's backend; layers that differ, auto chooses again."""
+    return "auto" if "+" in backend else backend
+
+
 def _evaluate(original: Run, again: Run) -> None:
     """Measure whatever was measured of the original, with the same backends."""
     for backend, results in itertools.groupby(
         _complete(original), key=lambda result: result.row.backend
     ):
-        run = replace(again, config=replace(again.config, backend=backend))
+        run = replace(again, config=replace(again.config, backend=_forced(backend)))
         evaluate_run(run, [result.row.measurement for result in results])
 
 

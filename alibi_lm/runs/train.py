@@ -47,7 +47,13 @@ def build_model(run: Run, seed: int | None, backend: str) -> Decoder:
     """The run's model; seed: None for weights that are loaded."""
     config = run.config
     return Decoder(
-        config.model, config.position, run.data.vocab_size, seed, backend, config.checkpointing
+        config.model,
+        config.position,
+        run.data.vocab_size,
+        config.train_length,
+        seed,
+        backend,
+        config.checkpointing,
     )
 
 

@@ -1,7 +1,7 @@
 """The loop of updates, and one update.
 
-Batches, dropout and learning rate are functions of (seed, step) alone, so a training that stopped
-continues from its last whole update as if it had not stopped.
+Batches, dropout, drawn positions and learning rate are functions of (seed, step) alone, so a
+training that stopped continues from its last whole update as if it had not stopped.
 """
 
 import math
@@ -18,6 +18,7 @@ from alibi_lm.errors import NonfiniteError
 from alibi_lm.machine import processes
 from alibi_lm.machine.device import autocast, compile_every_shape
 from alibi_lm.model.decoder import Decoder
+from alibi_lm.positions import Draws
 from alibi_lm.training.optim import OptimConfig, lr_at
 from alibi_lm.training.parallel import clip_gradients, sync_gradients
 
@@ -85,6 +86,8 @@ def train(
         # Of the sequences of an update, the share of this process. (B / processes, T)
         shares = (torch.from_numpy(rows).chunk(n_processes)[rank] for rows in batches[step])
         inputs, targets = (share.to(device) for share in shares)
+        drawn = draws(seed, step, len(inputs) * n_processes)
+        of_rank = drawn.sequences.chunk(n_processes)[rank].to(device)
         torch.manual_seed(dropout_seed(seed, step, rank))
         loss, norm = update(
             model,
@@ -96,6 +99,7 @@ def train(
             passes=passes,
             before_pass=before_pass,
             scaler=scaler,
+            draws=Draws(drawn.update, of_rank),
         )
         overflow = (
             scaler.is_enabled() and scaler.get_scale() >= SMALLEST_SCALE * optim.tokens_per_step
@@ -110,6 +114,13 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
+def draws(seed: int, step: int, n_sequences: int) -> Draws:
+    """The numbers from which a step's positions are drawn, whatever processes and passes share."""
+    sequence = np.random.SeedSequence((seed, step), spawn_key=(1,))
+    numbers = (sequence.generate_state(n_sequences + 1, np.uint64) >> np.uint64(1)).astype(np.int64)
+    return Draws(int(numbers[0]), torch.from_numpy(numbers[1:]))
+
+
 def update(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -121,22 +132,28 @@ def update(
     passes: int = 1,
     before_pass: Callable[[], None] = lambda: None,
     scaler: torch.amp.GradScaler | None = None,
+    draws: Draws | None = None,
 ) -> tuple[float, float]:
     """One optimizer update on the mean loss over all tokens, in so many forward passes.
 
-    inputs, targets: (B, T), this process's share. Returns the loss (nats) and the gradient's norm
-    before clipping, both over all processes; if either is not finite, nothing is updated.
+    inputs, targets: (B, T), this process's share; draws: those of these sequences. Returns the loss
+    (nats) and the gradient's norm before clipping, both over all processes; if either is not
+    finite, nothing is updated.
     """
     device, n_processes = inputs.device, processes.world_size()
     n_tokens = targets.numel() * n_processes
     scaler = scaler or build_scaler(dtype, device, n_tokens)
     loss = 0.0
-    pairs = zip(inputs.chunk(passes), targets.chunk(passes), strict=True)
-    for number, (x, y) in enumerate(pairs, start=1):
+    of_passes: list[dict[str, Draws]] = [{} for _ in range(passes)]
+    if draws is not None:
+        parts_of = draws.sequences.chunk(passes)
+        of_passes = [{"draws": Draws(draws.update, part)} for part in parts_of]
+    parts = zip(inputs.chunk(passes), targets.chunk(passes), of_passes, strict=True)
+    for number, (x, y, drawn) in enumerate(parts, start=1):
         before_pass()
         sync_gradients(model, enabled=number == passes)
         with autocast(device, dtype):
-            part = model(x, y).sum() / n_tokens
+            part = model(x, y, **drawn).sum() / n_tokens
         # Gradients are averaged over the processes, and their sum is wanted.
         scaler.scale(part * n_processes).backward()
         loss += part.item()

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from alibi_lm.positions import Position
 from alibi_lm.settings import Registry, setting
 
 OPTIMIZERS = Registry("optim")
@@ -73,7 +74,8 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
     """The optimizer that the configuration names, over a model's parameters.
 
     Matrices decay; norms and biases do not. Of a positional scheme only the weights of its
-    nn.Linear modules decay: tables, slopes and the like mean what their values say.
+    nn.Linear modules decay: tables, slopes and the like mean what their values say; after each
+    update they are put back within their bounds.
     """
     scheme = getattr(model, "position", nn.Module())
     spared = {id(p) for p in scheme.parameters()}
@@ -83,7 +85,10 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
     for parameter in model.parameters():
         decays = parameter.ndim >= 2 and id(parameter) not in spared
         (decayed if decays else others).append(parameter)
-    return optim.build(decayed, others)
+    optimizer = optim.build(decayed, others)
+    if isinstance(scheme, Position):
+        optimizer.register_step_post_hook(lambda *_: scheme.constrain())
+    return optimizer
 
 
 @OPTIMIZERS.register("adamw")

@@ -1,6 +1,7 @@
 """Every backend against the float64 definition with true distances: values and gradients."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,15 +10,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alibi_lm.attention import ANY_BIAS, BACKENDS, Bias, attend, choose_backend, unsupported
-from alibi_lm.attention.blocks import BACKWARD_BLOCK, FORWARD_BLOCK
+from alibi_lm import attention
+from alibi_lm.attention import (
+    ANY_BIAS,
+    BACKENDS,
+    Bias,
+    Circumstances,
+    choose_backend,
+    unsupported,
+)
+from alibi_lm.attention.blocks import BACKWARD_BLOCK, FORWARD_BLOCK, attend_blocks
 from alibi_lm.attention.coordinates import widen
 from alibi_lm.attention.flex import BLOCK, attend_flex, visible_blocks
-from alibi_lm.attention.reference import define
 from alibi_lm.positions.alibi import alibi_slopes
 
 FORMS = ("none", "key", "distance", "both")
 LENGTHS = (1, 2, 127, 128, 129, 300, FORWARD_BLOCK, FORWARD_BLOCK + 1, 2 * FORWARD_BLOCK + 7)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Bias, backend: str = "auto", dropout: float = 0.0
+) -> Tensor:
+    return attention.attend(q, k, v, effective(bias, q.shape[2]), backend, dropout).out
+
+
+def define(q: Tensor, k: Tensor, v: Tensor, matrix: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim) + matrix) v, in float64."""
+    logits = q.double() @ k.double().mT / math.sqrt(v.shape[-1])
+    return (logits + matrix.double()).softmax(-1) @ v.double()
 
 
 def qkv(batch: int, heads: int, length: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,17 +85,15 @@ def defined(bias: Bias, heads: int, length: int) -> Tensor:
 
 
 def problem(name: str, bias: Bias, device: str, training: bool, dropout: float = 0.0) -> str | None:
-    learned = bias.by_key is not None and bias.by_key.requires_grad
-    windowed = bias.window is not None
-    return unsupported(name, bias.form, windowed, device, training, dropout > 0, learned)
+    return unsupported(name, bias.needs, Circumstances(device, training, dropout > 0))
 
 
 def choose(bias: Bias, device: str, training: bool, dropout: float = 0.0) -> str:
-    return choose_backend("auto", bias, device, training, dropout)
+    return choose_backend("auto", bias.needs, Circumstances(device, training, dropout > 0))
 
 
 def effective(bias: Bias, length: int) -> Bias:
-    return Bias(bias.by_distance, bias.by_key).within(bias.window, length)
+    return replace(bias, window=None).within(bias.window, length, bias.sinks)
 
 
 def able(bias: Bias, length: int, training: bool) -> list[str]:
@@ -216,7 +234,8 @@ def test_autocast_rounds_no_gradient(form: str) -> None:
 
     for name in able(bias, 200, training=True):
         wanted = gradients(name)
-        with torch.autocast("cpu", torch.bfloat16):  # forward and backward
+        # In the backward pass, too, but for `scored`: torch wants none there.
+        with torch.autocast("cpu", torch.bfloat16, enabled=name != "scored"):
             found = gradients(name)
         for got, w in zip(found, wanted, strict=True):
             assert torch.equal(got, w), name
@@ -315,7 +334,7 @@ def test_flex_visits_the_blocks_that_are_seen_and_masks_those_seen_in_part(
     length = blocks * BLOCK
     distances = true_distances(length)
     seen = ((distances >= 0) & (distances < window)).view(blocks, BLOCK, blocks, BLOCK)
-    mask = visible_blocks(length, window, torch.device("cpu"))
+    mask = visible_blocks(length, window, 0, torch.device("cpu"))
     whole, partly = torch.zeros(2, blocks, blocks, dtype=torch.bool)
     for of_row, counts, indices in (
         (partly, mask.kv_num_blocks, mask.kv_indices),
@@ -333,7 +352,7 @@ def test_the_choice() -> None:
     key, learned = alibi(2, 9), Bias(by_key=torch.zeros(2, 9, requires_grad=True))
     distance, window = bias_of("distance", 2, 9), Bias(window=4)
     assert [choose(b, "cpu", True) for b in (Bias(), key, learned, distance, window)] == [
-        "causal", "row", "coordinates", "blocks", "blocks",
+        "causal", "row", "row", "blocks", "blocks",
     ]  # fmt: skip
     assert [choose(b, "cuda", True) for b in (Bias(), key, learned, distance, window)] == [
         "causal", "coordinates", "coordinates", "flex", "flex",
@@ -353,11 +372,10 @@ def test_a_backend_that_cannot_says_so_and_which_can() -> None:
         (
             "row",
             bias_of("distance", 2, 9),
-            "row cannot compute a bias by distance; use blocks, ref",
+            "row cannot compute a bias by distance; use blocks, scored, ref",
         ),
         ("coordinates", Bias(window=4), "coordinates cannot compute a window; use blocks"),
         ("row", Bias(), "row computes a bias by key, and there is none; use causal"),
-        ("row", Bias(by_key=torch.zeros(2, 9, requires_grad=True)), "no gradient; use coordinates"),
         ("flex", bias_of("distance", 2, 9), "flex has no gradients on a CPU; use blocks"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -406,7 +424,7 @@ def test_blocks_drop_the_same_in_both_directions(window: int | None) -> None:
     batch, heads, length, dropout = 2, 2, 300, 0.3
     q, k, v = (x.requires_grad_() for x in qkv(batch, heads, length, 8))
     by_distance, by_key = (torch.randn(heads, length, requires_grad=True) for _ in range(2))
-    bias = Bias(by_distance, by_key, window)
+    bias = Bias(by_distance, by_key, window=window)
     leaves = [q, k, v, by_distance, by_key]
 
     torch.manual_seed(1)
@@ -414,8 +432,8 @@ def test_blocks_drop_the_same_in_both_directions(window: int | None) -> None:
     # The same attention with values that spell out which keys were kept.
     torch.manual_seed(1)
     spelled = torch.eye(length).expand(batch, heads, -1, -1)
-    weights = attend(q.detach(), k.detach(), spelled, bias, "blocks", dropout).detach()
-    exact = (q @ k.mT * 8**-0.5 + bias.matrix(length)).softmax(-1)
+    weights = attend_blocks(q.detach(), k.detach(), spelled, bias, dropout).detach()
+    exact = (q @ k.mT * 8**-0.5 + bias.matrix(length).float()).softmax(-1)
     kept = (weights / exact).nan_to_num().round(decimals=2).detach()
     reachable = exact > 0
     assert ((kept == 0) | ((kept - 1 / 0.7).abs() < 0.02))[reachable].all()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from samples import composed
 
+from alibi_lm.attention import Form
 from alibi_lm.benchmark.costs import (
     HEAD,
     Meter,
@@ -59,7 +60,13 @@ PAPERS = ModelConfig(
 
 def measured_memory(config: Config, vocab_size: int) -> int:
     """Bytes of all tensors at the peak of a real update, on words that follow Zipf's law."""
-    model = Decoder(config.model, config.position, vocab_size, checkpointing=config.checkpointing)
+    model = Decoder(
+        config.model,
+        config.position,
+        vocab_size,
+        config.train_length,
+        checkpointing=config.checkpointing,
+    )
     optimizer = build_optimizer(model, config.optim)
     n, length = config.sequences_per_step, config.train_length
     rows = zipf_tokens(vocab_size, n * (length + 1)).view(n, length + 1)
@@ -178,12 +185,16 @@ def test_flops_by_hand() -> None:
     d, ff, layers, vocab = 32, 64, 2, 50
     sizes = ModelConfig(n_layers=layers, n_heads=4, d_model=d, d_ff=ff)
     for position in SCHEMES.settings:
-        net = Decoder(sizes, SCHEMES.settings[position](), vocab)
+        net = Decoder(sizes, SCHEMES.settings[position](), vocab, 256)
         weights = vocab * d + layers * (4 * d * d + 2 * d * ff)
         keys = (1 + 2 + 3 + 4) / 4
         # Each key costs a query 2 d for the logit and 2 d for the sum of values.
         by_hand = 2 * weights + layers * keys * 4 * d
-        assert flops_per_token(net, vocab, 4) == pytest.approx(by_hand)
+        found = flops_per_token(net, vocab, 4)
+        if [*net.position.parameters()] or SCHEMES.made[position].form is Form.ON_LOGITS:
+            assert by_hand <= found < 1.5 * by_hand  # with what schemes compute themselves
+        else:
+            assert found == pytest.approx(by_hand)
 
 
 def test_what_is_known_of_the_text(text_file: Any, tmp_path: Any) -> None:

@@ -69,7 +69,9 @@ def converted(tmp_path: Path, text: Path) -> Callable[..., Run]:
 
 def loaded(run: Run) -> Decoder:
     facts = run.manifest()
-    model = Decoder(run.config.model, run.config.position, facts["vocab_size"])
+    model = Decoder(
+        run.config.model, run.config.position, facts["vocab_size"], run.config.train_length
+    )
     run.load_weights(model)
     return model.eval()
 

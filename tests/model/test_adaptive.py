@@ -143,7 +143,7 @@ def test_the_papers_model_has_the_papers_parameters() -> None:
         16, 8, 1024, 4096, final_norm=False, cutoffs=[20_000, 60_000], cutoff_factor=4
     )
     with torch.device("meta"):
-        model = Decoder(paper, SCHEMES.settings["alibi"](), vocab_size=267_744)
+        model = Decoder(paper, SCHEMES.settings["alibi"](), vocab_size=267_744, train_length=512)
     assert model.n_parameters == 246_933_504
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from alibi_lm.model.config import ModelConfig
+from alibi_lm.positions import Sizes
 from alibi_lm.positions.t5 import T5Bias, T5Config, t5_buckets
 
 
@@ -17,16 +17,16 @@ def test_bucket_table() -> None:
 
 
 def test_bias_looks_the_table_up() -> None:
-    scheme = T5Bias(T5Config(), ModelConfig(n_heads=3, d_model=12))
+    scheme = T5Bias(T5Config(), Sizes(1, 3, 12, 64))
     table = scheme.relative_attention_bias.weight
-    bias = scheme.bias(150)
+    bias = scheme.begin(torch.arange(150))
     assert bias.by_distance is not None
     for distance, bucket in [(0, 0), (15, 15), (16, 16), (18, 16), (19, 17), (149, 31)]:
         torch.testing.assert_close(bias.by_distance[:, distance], table[bucket])
 
 
 def test_bad_buckets() -> None:
-    model = ModelConfig()
+    model = Sizes(1, 4, 32, 64)
     assert T5Config(num_buckets=31).problems(model)
     assert T5Config(num_buckets=32, max_distance=16).problems(model)
     assert not T5Config().problems(model)

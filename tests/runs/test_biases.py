@@ -38,8 +38,8 @@ def test_attention_left_for_equally_similar_keys() -> None:
 
 
 def test_what_has_no_bias(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="position=rotary adds no bias"):
-        bias_matrix("rotary", 8, 4)
+    with pytest.raises(UserError, match="position=none does nothing to attention"):
+        bias_matrix("none", 8, 4)
     with pytest.raises(UserError, match=r"did you mean alibi\?.*or a run folder"):
         bias_matrix("alibbi", 8, 4)
     with pytest.raises(UserError, match="is not a run folder"):

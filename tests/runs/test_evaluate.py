@@ -309,7 +309,7 @@ from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 
 settings = ModelConfig(n_layers=1, n_heads=8, d_model=128, d_ff=512)
-model = Decoder(settings, SCHEMES.settings["t5"](), vocab_size=50_000).eval()
+model = Decoder(settings, SCHEMES.settings["t5"](), vocab_size=50_000, train_length=64).eval()
 tokens = torch.randint(50_000, (1, 16_385))
 with torch.inference_mode():
     losses = model(tokens[:, :-1], tokens[:, 1:])

@@ -22,7 +22,7 @@ SIZES = ModelConfig(n_layers=1, n_heads=2, d_model=8, d_ff=16)
 
 
 def decoder(position: str = "t5", seed: int = 0, vocab: int = 20) -> Decoder:
-    return Decoder(SIZES, SCHEMES.settings[position](), vocab, seed)
+    return Decoder(SIZES, SCHEMES.settings[position](), vocab, 64, seed)
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ class WithLinear(Position):
         self.gate = torch.nn.Linear(sizes.d_model, sizes.n_heads)
         self.table = torch.nn.Embedding(4, sizes.n_heads)
 
-    def embed(self, x: torch.Tensor) -> torch.Tensor:
+    def embed(self, x: torch.Tensor, begun: Any) -> torch.Tensor:
         return x + 0.01 * (self.gate(x) + self.table.weight.sum(0)).sum(-1, keepdim=True)
 
 

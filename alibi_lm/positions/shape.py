@@ -1,0 +1,65 @@
+"""SHAPE: shifted absolute positions.
+
+Kiyono, Kobayashi, Suzuki, Inui (EMNLP 2021, arXiv 2109.05644), after butsugiri/shape: in training,
+each sequence is shifted by an offset of its own, from 0 to max_shift - 1; in evaluation all are
+shifted by max_shift, so that the last position of a text of train_length is one beyond those seen.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from alibi_lm.positions.base import SCHEMES, Draws, Sizes
+from alibi_lm.positions.drawn import DrawnConfig, DrawnPosition
+from alibi_lm.settings import setting
+
+
+@dataclass
+class ShapeConfig(DrawnConfig):
+    """Settings of shifted positions."""
+
+    base: Any = setting(
+        {"kind": "sinusoidal", "table": "paper"}, "the scheme that is shifted: a name or {kind:...}"
+    )
+    max_shift: int = setting(100, "largest shift; that of evaluation", at_least=1)
+
+    def problems(self, sizes: Sizes) -> list[str]:
+        """A learned table needs a row for each shifted position."""
+        problems = super().problems(sizes)
+        if not problems:
+            longest = SCHEMES.build(self.base_config(), sizes).longest
+            if longest is not None and longest < self.max_shift + sizes.train_length:
+                problems.append(
+                    f"position.max_shift: given {self.max_shift}, but position.base has {longest} "
+                    f"positions for train_length = {sizes.train_length}"
+                )
+        return problems
+
+
+@SCHEMES.add("shape", ShapeConfig)
+class Shape(DrawnPosition):
+    """Shifted absolute positions."""
+
+    title = "SHAPE"
+    family = "embedding"
+    idea = "each training sequence shifted by a random offset"
+    source = "Kiyono et al. 2021"
+    claim = "interpolates and extrapolates like relative positions (machine translation)"
+
+    def __init__(self, config: ShapeConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.max_shift = config.max_shift
+
+    @property
+    def longest(self) -> int | None:
+        """What the base can read behind the largest shift."""
+        longest: int | None = self.base.longest
+        return None if longest is None else longest - self.max_shift
+
+    def positions(self, tokens: Tensor, draws: Draws | None) -> Tensor:
+        """From an offset of each sequence's own, (B, T); in evaluation from max_shift, (T,)."""
+        positions = super().positions(tokens, draws)
+        if draws is None:
+            return positions + self.max_shift
+        return positions + (draws.sequences % self.max_shift)[:, None]

@@ -1,0 +1,94 @@
+"""Reading trained weights by other settings of their scheme, or by another scheme.
+
+A reading is part of a measurement, in the words that would set it: a rotary model read with
+`position.scaling=yarn position.factor=8.0`, or as `position=none`. Any scheme will do whose
+parameters have the trained one's names and shapes. What a reading computes follows from the
+settings, the training length and the length of the text alone: nothing is kept from what was read
+before.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from alibi_lm.config import Config
+from alibi_lm.errors import SettingsError
+from alibi_lm.positions import SCHEMES, Position, PositionConfig
+from alibi_lm.positions.spec import read_spec
+from alibi_lm.settings import default_of, words
+
+SETTING = "evaluation.position"
+
+
+def readings(config: Config, wanted: Any) -> list[str]:
+    """The words of each wanted reading of a run with these settings, "" for as it was trained.
+
+    wanted: evaluation.position. A SettingsError if there is none, or the weights do not allow it.
+    """
+    if wanted is None:
+        return [""]
+    found = []
+    for spec in wanted if isinstance(wanted, list) else [wanted]:
+        position = read_spec(spec, SETTING, base=config.position)
+        _check(position, config)
+        found.append(_words(position, config.position))
+    if not found:
+        raise SettingsError([f"{SETTING}: given none; name at least one, e.g. {{}} as trained"])
+    return list(dict.fromkeys(found))
+
+
+def reading(config: Config, changes: str) -> PositionConfig:
+    """The scheme's settings of a measurement with these changes of a run with these settings."""
+    spec: dict[str, Any] = {}
+    parser = OverridesParser.create()
+    for word in changes.split():
+        key, _, _ = word.partition("=")
+        if key == "position" or key.startswith("position."):
+            name = "kind" if key == "position" else key.removeprefix("position.")
+            spec[name] = parser.parse_override(word).value()
+    return read_spec(spec, SETTING, base=config.position)
+
+
+def build_reading(config: Config, changes: str, trained: Position) -> Position:
+    """The scheme that a measurement reads the trained scheme's weights by."""
+    sizes = config.model.sizes(config.train_length)
+    position: Position = SCHEMES.build(reading(config, changes), sizes)
+    position.load_state_dict(trained.state_dict())
+    return position
+
+
+def _check(position: PositionConfig, config: Config) -> None:
+    """Refuse settings that do not fit the model, and parameters that the weights do not have."""
+    sizes = config.model.sizes(config.train_length)
+    if problems := position.problems(sizes):
+        raise SettingsError([f"{SETTING}: {problem}" for problem in problems])
+    there, here = (_shapes(SCHEMES.build(p, sizes)) for p in (config.position, position))
+    differences = [
+        f"{name} is {here.get(name, 'not there')}, in the trained {there.get(name, 'not there')}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        raise SettingsError(
+            [
+                f"{SETTING}: given {_words(position, config.position)}, but its parameters are not "
+                f"those of the trained position={config.position.kind}: {'; '.join(differences)}"
+            ]
+        )
+
+
+def _shapes(position: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in position.state_dict().items()}
+
+
+def _words(position: PositionConfig, trained: PositionConfig) -> str:
+    """What is changed, as words of the command line; the same for all specs of one meaning."""
+    same = position.kind == trained.kind
+    changed: dict[str, Any] = {} if same else {"position": position.kind}
+    for field in dataclasses.fields(position):
+        before = getattr(trained, field.name) if same else default_of(field)
+        if (value := getattr(position, field.name)) != before:
+            changed[f"position.{field.name}"] = value
+    return words(changed)
