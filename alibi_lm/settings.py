@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable
-from copy import copy
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -42,8 +41,8 @@ def setting(
         "choices": choices,
         "identity": identity,
     }
-    if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=lambda: copy(default), metadata=metadata)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     if dataclasses.is_dataclass(default) and isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -145,11 +145,13 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         grad_q[n, start:stop] = (grad_logits @ k_seen).flip(1)
         by_sequence = grad_logits.view(-1, heads, stop - start, stop - first)
         if by_key_grad is not None:
-            by_keys = by_sequence.sum(2)
-            if by_key_grad.ndim == 3:
-                by_key_grad[_batch(n, heads), :, first:stop] += by_keys
-            else:
-                by_key_grad[:, first:stop] += by_keys.sum(0)
+            # Less the sums of the queries, which are 0 but for rounding; see row.py.
+            by_keys, by_queries = by_sequence.sum(2), by_sequence.sum(3).flip(-1)
+            of = by_key_grad[_batch(n, heads)] if by_key_grad.ndim == 3 else by_key_grad
+            if by_key_grad.ndim == 2:
+                by_keys, by_queries = by_keys.sum(0), by_queries.sum(0)
+            of[..., first:stop] += by_keys
+            of[..., start:stop] -= by_queries
         if by_distance_grad is not None:
             # The sum over sequences, with zeros after each row as the antidiagonals want it.
             summed = grads.new_zeros(heads, stop - start, stop - first + stop - start)

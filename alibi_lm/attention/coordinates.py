@@ -31,9 +31,13 @@ def widen(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> tuple[Tensor, Tensor, 
     batch, _, _, head_dim = q.shape
     # (H, T, 1) or (B, H, T, 1)
     w = (bias.by_key * (math.sqrt(head_dim) / UNIT)).float()[..., None]
-    if q.dtype != torch.float32:
-        w = torch.cat(_exact_parts(w, q.dtype), dim=-1)
-    u = torch.full_like(w, UNIT)
+    parts = [w] if q.dtype == torch.float32 else _exact_parts(w, q.dtype)
+    u = [torch.full_like(w, UNIT)] * len(parts)
+    if w.requires_grad:
+        # A coordinate of zeros, whose gradient is that of the query's own place; see row.py.
+        parts.append(u[0])
+        u = [*u, w.detach() - w]
+    w, queries = torch.cat(parts, dim=-1), torch.cat(u, dim=-1)
     # Fused kernels want q, k and v of one width, and but for float32 on a CPU a multiple of 8.
     width = head_dim + w.shape[-1]
     if q.dtype != torch.float32 or q.device.type != "cpu":
@@ -43,7 +47,7 @@ def widen(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> tuple[Tensor, Tensor, 
         zeros = width - head_dim - extra.shape[-1]
         return torch.cat([x, F.pad(extra, (0, zeros)).to(x.dtype).expand(batch, -1, -1, -1)], -1)
 
-    return append(q, u), append(k, w), F.pad(v, (0, width - head_dim))
+    return append(q, queries), append(k, w), F.pad(v, (0, width - head_dim))
 
 
 def _exact_parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from alibi_lm.positions.base import SCHEMES, Draws, Sizes
+from alibi_lm.positions.base import SCHEMES, Draws, PositionConfig, Sizes
 from alibi_lm.positions.drawn import DrawnConfig, DrawnPosition
+from alibi_lm.positions.sinusoidal import SinusoidalConfig
 from alibi_lm.settings import setting
 
 
@@ -20,9 +21,13 @@ class ShapeConfig(DrawnConfig):
     """Settings of shifted positions."""
 
     base: Any = setting(
-        {"kind": "sinusoidal", "table": "paper"}, "the scheme that is shifted: a name or {kind:...}"
+        None, "the scheme that is shifted; null: {kind:sinusoidal,table:paper}, as its authors"
     )
     max_shift: int = setting(100, "largest shift; that of evaluation", at_least=1)
+
+    def base_config(self) -> PositionConfig:
+        """The settings of that scheme."""
+        return SinusoidalConfig(table="paper") if self.base is None else super().base_config()
 
     def problems(self, sizes: Sizes) -> list[str]:
         """A learned table needs a row for each shifted position."""

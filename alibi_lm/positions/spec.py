@@ -35,8 +35,11 @@ def read_spec(spec: Any, where: str, base: PositionConfig | None = None) -> Posi
     if surplus := [key for key in values if key not in names]:
         raise SettingsError([f"{where}: {unknown('setting', key, names)}" for key in surplus])
     start = base if base is not None and base.kind == kind else settings
+    typed = OmegaConf.structured(start)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(start), values))
+        for key, value in values.items():
+            OmegaConf.update(typed, key, value, merge=False)  # a list or mapping as a whole
+        config = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
         raise SettingsError([f"{where}: {str(error).splitlines()[0]}"]) from error
     assert isinstance(config, PositionConfig)

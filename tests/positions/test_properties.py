@@ -1,0 +1,184 @@
+"""What must be true of every registered scheme, whoever wrote it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from alibi_lm.attention import BACKENDS, Circumstances, attend
+from alibi_lm.errors import SettingsError
+from alibi_lm.model.config import ModelConfig
+from alibi_lm.model.decoder import Decoder
+from alibi_lm.positions import SCHEMES, Draws, Position, PositionConfig, Sizes
+from alibi_lm.positions.base import cannot_compute
+from alibi_lm.positions.spec import read_spec
+
+VOCAB, TRAINED, LONGER = 50, 60, 140  # LONGER: beyond a block of queries
+MODEL = ModelConfig(n_layers=2, n_heads=2, d_model=16, d_ff=32)
+SCALINGS = ("linear", "ntk", "dynamic", "yarn", "llama3")
+TABLE = {"kind": "learned", "rows": 2048}
+VARIANTS: list[dict[str, Any]] = [
+    *({"kind": name} for name in SCHEMES.settings),
+    *({"kind": "rotary", "scaling": scaling, "factor": 4.0} for scaling in SCALINGS),
+    {"kind": "alibi", "learned": True},
+    {"kind": "alibi", "interpolated": True},
+    {"kind": "alibi", "inside": True, "slopes": [0.3]},
+    {"kind": "kerple", "kernel": "power"},
+    {"kind": "cable", "scaled": True},
+    {"kind": "fire", "shared": True},
+    {"kind": "cope", "nodiv": True, "npos": 8},
+    {"kind": "cope", "separate_keys": True},
+    {"kind": "shaw", "values": False, "clip": 5},
+    {"kind": "stickbreaking", "attend_current": True, "remainder": "value"},
+    {"kind": "stickbreaking", "remainder": "learned"},
+    {"kind": "layered", "layers": [{"kind": "fox", "window": 9}, "cope"]},
+    {"kind": "layered", "layers": ["kerple", {"kind": "alibi", "interpolated": True}]},
+    {"kind": "shape", "base": TABLE, "max_shift": 30},
+    {"kind": "randomized", "base": "alibi"},
+    {"kind": "randomized", "base": "sinusoidal"},
+    *({"kind": kind, "window": 20} for kind in ("rotary", "alibi", "fox", "kerple", "cope")),
+    *(
+        {"kind": kind, "window": 20, "sinks": 3, "temperature": "logn"}
+        for kind in ("none", "alibi", "cable", "t5", "shaw", "stickbreaking")
+    ),
+]
+
+
+def named(variant: dict[str, Any]) -> str:
+    words = [f"{key}={value}" for key, value in variant.items() if key != "kind"]
+    return " ".join([variant["kind"], *words])
+
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=named)
+
+
+def settings_of(variant: dict[str, Any]) -> PositionConfig:
+    return read_spec(variant, "variant")
+
+
+def model_of(variant: dict[str, Any]) -> Decoder:
+    """With parameters of the scheme that are not those of the start, where some do nothing."""
+    config = settings_of(variant)
+    assert config.problems(MODEL.sizes(TRAINED)) == []
+    net = Decoder(MODEL, config, VOCAB, TRAINED)
+    stir(net.position)
+    return net.eval()
+
+
+@torch.no_grad()
+def stir(position: Position) -> None:
+    for parameter in position.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.3)
+    position.constrain()
+
+
+@torch.no_grad()
+def stirred(settings: PositionConfig, sizes: Sizes) -> Position:
+    position: Position = SCHEMES.build(settings, sizes)
+    for name, parameter in position.named_parameters():
+        position.initialize(name, parameter, torch.Generator().manual_seed(0))
+    stir(position)
+    return position
+
+
+def text(length: int) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(VOCAB, (2, length + 1), generator=torch.Generator().manual_seed(1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+@every_variant
+@torch.inference_mode()
+def test_causality(variant: dict[str, Any]) -> None:
+    """A loss does not change when later tokens change, in evaluation or in training."""
+    net = model_of(variant)
+    length = min(LONGER, net.longest or LONGER)
+    x, y = text(length)
+    for draws in (None, Draws(7, torch.tensor([11, 12]))):
+        before = net(x, y, draws=draws)
+        for at in (1, 25, length - 2):
+            changed = x.clone()
+            changed[:, at:] = (changed[:, at:] + 1) % VOCAB
+            after = net(changed, y, draws=draws)
+            torch.testing.assert_close(before[:, :at], after[:, :at], atol=1e-5, rtol=1e-5)
+            assert not torch.allclose(before[:, at:], after[:, at:], atol=1e-4)
+
+
+@every_variant
+@torch.inference_mode()
+def test_prefix_consistency(variant: dict[str, Any]) -> None:
+    """A loss does not change when the window is longer, unless the scheme says that it does."""
+    net = model_of(variant)
+    length = min(LONGER, net.longest or LONGER)
+    x, y = text(length)
+    short = length - 20
+    same = torch.allclose(net(x, y)[:, :short], net(x[:, :short], y[:, :short]), atol=1e-5)
+    assert same == net.prefix_consistent
+
+
+@every_variant
+@torch.inference_mode()
+def test_nothing_is_kept_from_what_was_read_before(variant: dict[str, Any]) -> None:
+    """A text after a longer one scores what it scores first, to the last digit."""
+    net, again = model_of(variant), model_of(variant)
+    again.load_state_dict(net.state_dict())
+    length = min(LONGER, net.longest or LONGER)
+    x, y = text(length)
+    net(x, y)
+    assert torch.equal(net(x[:, :30], y[:, :30]), again(x[:, :30], y[:, :30]))
+
+
+@every_variant
+@pytest.mark.parametrize("length", [1, 7, 127, 128, 129, 300])
+def test_the_definition_in_float64(variant: dict[str, Any], length: int) -> None:
+    """Values and gradients of a layer, in float32 on every backend that takes it."""
+    settings, sizes = settings_of(variant), Sizes(1, 2, 16, TRAINED)
+    position = stirred(settings, sizes)
+    if position.longest is not None and length > position.longest:
+        return
+    exact = SCHEMES.build(settings, sizes).double()
+    exact.load_state_dict(position.state_dict())
+    torch.manual_seed(length)
+    x, (q, k, v) = torch.randn(2, length, 16), torch.randn(3, 2, 2, length, 8)
+    towards = torch.randn(2, 2, length, 8)
+
+    def computed(made: Position, backend: str, dtype: torch.dtype) -> list[Tensor]:
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, q, k, v)]
+        hidden, queries, keys, values = leaves
+        begun = made.begin(made.positions(hidden[..., 0], None))
+        queries, keys, bias = made(0, made.embed(hidden, begun), queries, keys, begun)
+        out = attend(queries, keys, values, bias, backend).out
+        parameters = list(made.parameters())
+        gradients = torch.autograd.grad(
+            (out * towards.to(dtype)).sum(), [*leaves, *parameters], allow_unused=True
+        )
+        return [out, *(g for g in gradients if g is not None)]
+
+    wanted = computed(exact, "reference", torch.float64)
+    where = Circumstances(training=True)
+    able = [b for b in BACKENDS if not cannot_compute(settings, b, length, where)]
+    assert {"scored", "reference"} <= set(able)
+    # The gradient of a position that CoPE counts jumps at whole ones, where rounding decides.
+    gradient_tolerance = 3e-2 if "cope" in str(variant) else 1e-4
+    for backend, dtype, *tolerances in (
+        ("scored", torch.float64, 1e-9, 1e-9),
+        *((name, torch.float32, 1e-5, gradient_tolerance) for name in ("auto", *able)),
+    ):
+        found = computed(exact if dtype == torch.float64 else position, backend, dtype)
+        assert len(found) == len(wanted)
+        for n, (got, w) in enumerate(zip(found, wanted, strict=True)):
+            size = w.abs().max().clamp(min=1)
+            assert (got - w).abs().max() < tolerances[n > 0] * size, (backend, n)
+
+
+def test_a_spec_that_is_none() -> None:
+    for spec, line in (
+        ("alibbi", r"where: position 'alibbi' does not exist \(did you mean alibi\?\)"),
+        ({"theta": 5.0}, "where: position 'None' does not exist"),
+        (7, "where: given 7, but it must be a scheme or {kind:rotary,theta:1e6}"),
+        ({"kind": "rotary", "teta": 5}, "where: setting 'teta' does not exist .did you mean theta"),
+        ({"kind": "rotary", "theta": "x"}, "where: Value 'x' of type 'str' could not be converted"),
+        ({"kind": "rotary", "theta": 0.5}, "where: theta: given 0.5, but it must be above 1"),
+    ):
+        with pytest.raises(SettingsError, match=line):
+            read_spec(spec, "where")
