@@ -68,7 +68,7 @@ class _Blocks(torch.autograd.Function):
                 q[:, :, start:stop].flip(2),
                 k[:, :, first:stop],
                 v[:, :, first:stop],
-                rows.reversed(start, stop, first),
+                *rows.reversed(start, stop, first),
             )
             out[:, :, start:stop] = block.flip(2)
         ctx.save_for_backward(q, k, v, out, by_distance, by_key)
@@ -77,8 +77,11 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(grad_out.device.type, enabled=False):
-            return _backward(ctx, grad_out)
+        q, k, v, out, by_distance, by_key = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:5]
+        how = ctx.window, wanted, ctx.dropout, ctx.seed
+        found = gradients(q, k, v, out, by_distance, by_key, grad_out, *how)
+        return (*found, None, None, None)
 
 
 def _forward_with_dropout(
@@ -93,28 +96,62 @@ def _forward_with_dropout(
     for n in _sequences(q.shape, ctx.window):
         for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
             block = rows.reversed(start, stop, first, n)
-            attention = _attention(queries[n, start:stop].flip(1), keys[n, first:stop], block)
-            attention *= _kept(attention, ctx, n, start)
+            attention = _attention(queries[n, start:stop].flip(1), keys[n, first:stop], *block)
+            attention *= _kept(attention, ctx.dropout, ctx.seed, n, start)
             out[n, start:stop] = (attention @ values[n, first:stop]).flip(1)
     return out.view(v.shape).to(v.dtype)
 
 
-def _kept(attention: Tensor, ctx: Any, n: slice, start: int) -> Tensor:
+def _kept(attention: Tensor, dropout: float, seed: int, n: slice, start: int) -> Tensor:
     """What a block's attention is multiplied by: zero, or what makes up for the zeros."""
-    generator = torch.Generator(attention.device).manual_seed(hash((ctx.seed, n.start, start)))
-    kept = torch.empty_like(attention).bernoulli_(1 - ctx.dropout, generator=generator)
-    return kept.div_(1 - ctx.dropout)
+    generator = torch.Generator(attention.device).manual_seed(hash((seed, n.start, start)))
+    kept = torch.empty_like(attention).bernoulli_(1 - dropout, generator=generator)
+    return kept.div_(1 - dropout)
 
 
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients of q, k, v, by_distance and by_key, in float32 until the last."""
-    q, k, v, out, by_distance, by_key = ctx.saved_tensors
+def gradients(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    by_distance: Tensor | None,
+    by_key: Tensor | None,
+    grad_out: Tensor,
+    window: int,
+    wanted: tuple[bool, bool],
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of q, k, v and, where wanted, of by_distance and by_key.
+
+    Of attention that gave `out`, whichever backend computed it; in float32 until the last.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        return _gradients(
+            q, k, v, out, by_distance, by_key, grad_out, window, wanted, dropout, seed
+        )
+
+
+def _gradients(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    by_distance: Tensor | None,
+    by_key: Tensor | None,
+    grad_out: Tensor,
+    window: int,
+    wanted: tuple[bool, bool],
+    dropout: float,
+    seed: int,
+) -> tuple[Tensor | None, ...]:
     batch, heads, length, head_dim = q.shape
-    rows = _Rows(by_distance, by_key, ctx.window, length, BACKWARD_BLOCK, q.device)
+    rows = _Rows(by_distance, by_key, window, length, BACKWARD_BLOCK, q.device)
     by_distance_grad = by_key_grad = None
-    if ctx.needs_input_grad[3]:
+    if wanted[0]:
         by_distance_grad = rows.vector.new_zeros(heads, length + BACKWARD_BLOCK)
-    if ctx.needs_input_grad[4]:
+    if wanted[1]:
+        assert by_key is not None
         by_key_grad = torch.zeros_like(by_key, dtype=torch.float32)
     # The gradient of a logit is attention * (grad_out . v - grad_out . out): one more
     # coordinate, and the product with v gives the difference.
@@ -131,9 +168,9 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         q_block = queries[n, start:stop].flip(1)
         grad_block = grads[n, start:stop].flip(1)
         k_seen, v_seen = keys[n, first:stop], values[n, first:stop]
-        attention = _attention(q_block, k_seen, rows.reversed(start, stop, first, n))
-        if ctx.dropout:
-            kept = _kept(attention, ctx, n, start)
+        attention = _attention(q_block, k_seen, *rows.reversed(start, stop, first, n))
+        if dropout:
+            kept = _kept(attention, dropout, seed, n, start)
             grad_v[n, first:stop].baddbmm_((attention * kept).mT, grad_block)
             grad_logits = (grad_block[..., :-1] @ v_seen[..., :-1].mT).mul_(kept)
             grad_logits.add_(grad_block[..., -1:]).mul_(attention)
@@ -145,7 +182,8 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         grad_q[n, start:stop] = (grad_logits @ k_seen).flip(1)
         by_sequence = grad_logits.view(-1, heads, stop - start, stop - first)
         if by_key_grad is not None:
-            # Less the sums of the queries, which are 0 but for rounding; see row.py.
+            # Less the sums of the queries, which are 0 but for rounding: without them a gate, whose
+            # gradient is a sum over all keys before it, would gather the rounding of the text.
             by_keys, by_queries = by_sequence.sum(2), by_sequence.sum(3).flip(-1)
             of = by_key_grad[_batch(n, heads)] if by_key_grad.ndim == 3 else by_key_grad
             if by_key_grad.ndim == 2:
@@ -161,8 +199,8 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
             at = length - stop + first
             by_distance_grad[:, at : at + diagonals.shape[1]] += diagonals
 
-    for n in _sequences(q.shape, ctx.window):
-        for start, stop, first in _blocks(length, ctx.window, BACKWARD_BLOCK):
+    for n in _sequences(q.shape, window):
+        for start, stop, first in _blocks(length, window, BACKWARD_BLOCK):
             add_block(n, start, stop, first)
     if by_distance_grad is not None:
         by_distance_grad = by_distance_grad[:, :length].flip(-1)
@@ -172,9 +210,9 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
     grad_q *= head_dim**-0.5
     grads_qkv = narrow(grad_q, q), narrow(grad_k, k), narrow(grad_v, v)
-    if by_key_grad is not None:
+    if by_key_grad is not None and by_key is not None:
         by_key_grad = by_key_grad.to(by_key.dtype)
-    return (*grads_qkv, by_distance_grad, by_key_grad, None, None, None)
+    return (*grads_qkv, by_distance_grad, by_key_grad)
 
 
 def _sequences(shape: torch.Size, window: int) -> Iterator[slice]:
@@ -197,7 +235,7 @@ def _blocks(length: int, window: int, size: int) -> Iterator[tuple[int, int, int
 
 
 class _Rows:
-    """The bias of a block of queries in reverse order, which is a view if there is no by_key."""
+    """The bias of a block of queries in reverse order: by distance, which is a view, and by key."""
 
     def __init__(
         self,
@@ -216,40 +254,47 @@ class _Rows:
         future = f.new_full((f.shape[0], block), -math.inf)
         self.vector = torch.cat([f.masked_fill(too_far, -math.inf).flip(-1), future], dim=-1)
 
-    def reversed(self, start: int, stop: int, first: int, n: slice | None = None) -> Tensor:
+    def reversed(
+        self, start: int, stop: int, first: int, n: slice | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Queries stop - 1 down to start, keys first to stop - 1; n: of these sequences alone.
 
-        (B or 1, H or 1, R, columns), float32.
+        (1, H or 1, R, columns) and (B or 1, H, 1, columns) or None, float32, to be added.
         """
         # Of query stop - 1 - r and key first + c, x is length - stop + first + r + c.
         vector = self.vector[:, self.length - stop + first :]
         rows = vector.unfold(-1, stop - first, 1)[None, :, : stop - start]
         if self.by_key is None:
-            return rows
+            return rows, None
         by_key = self.by_key if self.by_key.ndim == 3 else self.by_key[None]
         if n is not None and self.by_key.ndim == 3:
             by_key = by_key[_batch(n, by_key.shape[1])]
         # Softmax ignores the bias of one key; that of a near one leaves small, exact numbers.
         keys = by_key[..., first:stop] - by_key[..., start : start + 1]
-        return rows + keys[:, :, None].float()
+        return rows, keys[:, :, None].float()
 
 
-def _attend_block(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
+def _attend_block(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, keys: Tensor | None) -> Tensor:
     """Queries against the keys that they see. q: (B, H, R, K); k, v: (B, H, columns, K)."""
     if q.device.type == "cpu":  # whose kernel reads a view, and float32 beside 16 bits
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=rows)
+        mask = rows if keys is None else rows + keys
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scaled = q.float() * q.shape[-1] ** -0.5
-    attention = _attention(scaled.flatten(0, 1), k.float().flatten(0, 1), rows)
+    attention = _attention(scaled.flatten(0, 1), k.float().flatten(0, 1), rows, keys)
     return (attention @ v.float().flatten(0, 1)).view(q.shape).to(q.dtype)
 
 
-def _attention(q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
-    """softmax(q k^T + rows) of scaled queries. q: (N, R, K); k: (N, columns, K).
+def _attention(q: Tensor, k: Tensor, rows: Tensor, keys: Tensor | None) -> Tensor:
+    """softmax(q k^T + rows + keys) of scaled queries. q: (N, R, K); k: (N, columns, K).
 
-    rows: (B or 1, H or 1, R, columns).
+    rows, keys: see _Rows.reversed.
     """
     logits = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
-    logits.view(-1, rows.shape[1], *logits.shape[1:]).copy_(rows)
+    if keys is None:
+        logits.view(-1, rows.shape[1], *logits.shape[1:]).copy_(rows)
+    else:
+        by_head = logits.view(-1, keys.shape[1], *logits.shape[1:])
+        torch.add(rows, keys.expand(len(by_head), -1, -1, -1), out=by_head)
     torch.softmax(logits.baddbmm_(q, k.mT), dim=-1, out=logits)
     return logits
 

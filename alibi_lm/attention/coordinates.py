@@ -34,7 +34,7 @@ def widen(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> tuple[Tensor, Tensor, 
     parts = [w] if q.dtype == torch.float32 else _exact_parts(w, q.dtype)
     u = [torch.full_like(w, UNIT)] * len(parts)
     if w.requires_grad:
-        # A coordinate of zeros, whose gradient is that of the query's own place; see row.py.
+        # A coordinate of zeros, whose gradient is that of the query's own place; see blocks.py.
         parts.append(u[0])
         u = [*u, w.detach() - w]
     w, queries = torch.cat(parts, dim=-1), torch.cat(u, dim=-1)

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from alibi_lm.attention.bias import Bias
+from alibi_lm.attention.blocks import gradients
 
 # Queries of a block, at least: with fewer, the kernel works in smaller pieces, a fifth slower. Half
 # of them, times 1/2, is the most that ALiBi's steepest of 8 heads adds within a block.
@@ -34,8 +34,7 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 def attend_row(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> Tensor:
     """`attend` for a bias by key alone, without dropout; a learned one gets its gradient."""
     assert bias.by_key is not None and not dropout
-    by_key = bias.by_key if bias.by_key.ndim == 3 else bias.by_key[None]
-    out: Tensor = _Row.apply(q, k, v, by_key)  # type: ignore[no-untyped-call]
+    out: Tensor = _Row.apply(q, k, v, bias.by_key)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -73,14 +72,11 @@ class _Row(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, log_sums, by_key = ctx.saved_tensors
-        batch, _, length, head_dim = q.shape
-        dtype = q.dtype
-        if learned := ctx.needs_input_grad[3]:
-            # Two coordinates that add nothing to the logits, 1 / scale beside 0, get the sums of
-            # the logits' gradients: k the sum of each key, q that of each query.
-            parts = (q, k, v, out, grad_out)
-            q, k, v, out, grad_out = (F.pad(x.float(), (0, 2)) for x in parts)
-            q[..., -2] = k[..., -1] = head_dim**0.5
+        if ctx.needs_input_grad[3]:
+            # The kernel has no gradient of its mask.
+            grads = gradients(q, k, v, out, None, by_key, grad_out, q.shape[2], (False, True))
+            return (*grads[:3], grads[4])
+        batch, _, length, _ = q.shape
         grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
         for rows in _blocks(length):
             for keys, causal in _calls(rows):
@@ -95,19 +91,11 @@ class _Row(torch.autograd.Function):
                     0.0,
                     causal,
                     attn_mask=_mask(by_key, rows, keys, batch),
-                    scale=head_dim**-0.5,
                 )
                 grad_q[:, :, rows] += grads[0]
                 grad_k[:, :, keys] += grads[1]
                 grad_v[:, :, keys] += grads[2]
-        grad_by_key = None
-        if learned:
-            # The sums of the queries are 0 but for rounding. Without them a gate, whose gradient is
-            # a sum over all keys before it, would gather the rounding of the whole text.
-            grad_by_key = (grad_k[..., -2] - grad_q[..., -1]).to(by_key.dtype)
-            grad_by_key = grad_by_key.sum(0, keepdim=True) if len(by_key) == 1 else grad_by_key
-        grads_qkv = (x[..., :head_dim].to(dtype) for x in (grad_q, grad_k, grad_v))
-        return (*grads_qkv, grad_by_key)
+        return *(x.to(q.dtype) for x in (grad_q, grad_k, grad_v)), None
 
 
 def _blocks(length: int) -> Iterator[slice]:
@@ -124,6 +112,7 @@ def _calls(rows: slice) -> list[tuple[slice, bool]]:
 
 def _mask(by_key: Tensor, rows: slice, keys: slice, batch: int) -> Tensor:
     """The bias as a mask of equal rows, (B, H, R, C); a row of it is stored."""
+    by_key = by_key if by_key.ndim == 3 else by_key[None]
     middle = (rows.start + rows.stop) // 2 if rows.stop > SHORT else 0
     anchored = (by_key[..., keys] - by_key[..., middle : middle + 1]).float()
     return anchored[:, :, None].expand(batch, -1, rows.stop - rows.start, -1)
