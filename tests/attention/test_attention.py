@@ -15,16 +15,19 @@ from alibi_lm.attention import (
     ANY_BIAS,
     BACKENDS,
     Bias,
+    Block,
     Circumstances,
+    OnLogits,
     choose_backend,
     unsupported,
 )
 from alibi_lm.attention.blocks import BACKWARD_BLOCK, FORWARD_BLOCK, attend_blocks
 from alibi_lm.attention.coordinates import widen
 from alibi_lm.attention.flex import BLOCK, attend_flex, visible_blocks
+from alibi_lm.benchmark.measure import rise
 from alibi_lm.positions.alibi import alibi_slopes
 
-FORMS = ("none", "key", "distance", "both")
+FORMS = ("none", "key", "sequences", "distance", "both")
 LENGTHS = (1, 2, 127, 128, 129, 300, FORWARD_BLOCK, FORWARD_BLOCK + 1, 2 * FORWARD_BLOCK + 7)
 
 
@@ -62,25 +65,29 @@ def alibi_matrix(heads: int, length: int) -> Tensor:
     return (-slopes[:, None, None] * distances).masked_fill(distances < 0, -math.inf)
 
 
-def bias_of(form: str, heads: int, length: int, window: int | None = None) -> Bias:
+def bias_of(
+    form: str, heads: int, length: int, window: int | None = None, batch: int = 2, sinks: int = 0
+) -> Bias:
     numbers = torch.randn(2, heads, length)
-    return Bias(
-        by_distance=numbers[0] if form in ("distance", "both") else None,
-        by_key=numbers[1] if form in ("key", "both") else None,
-        window=window,
-    )
+    by_key = numbers[1].double() if form in ("key", "both") else None
+    if form == "sequences":
+        by_key = torch.randn(batch, heads, length, dtype=torch.float64)
+    by_distance = numbers[0] if form in ("distance", "both") else None
+    return Bias(by_distance, by_key, window=window, sinks=sinks)
 
 
 def defined(bias: Bias, heads: int, length: int) -> Tensor:
-    """The matrix that a bias stands for, an entry at a time. (H, T, T), float64."""
-    matrix = torch.full((heads, length, length), -math.inf, dtype=torch.float64)
+    """The matrix that a bias stands for, an entry at a time. (2, H, T, T), float64."""
+    matrix = torch.full((2, heads, length, length), -math.inf, dtype=torch.float64)
     for i in range(length):
-        for j in range(max(0, i + 1 - (bias.window or length)), i + 1):
-            matrix[:, i, j] = 0.0
+        for j in range(i + 1):
+            if i - j >= (bias.window or length) and j >= bias.sinks:
+                continue
+            matrix[..., i, j] = 0.0
             if bias.by_distance is not None:
-                matrix[:, i, j] += bias.by_distance[:, i - j]
+                matrix[..., i, j] += bias.by_distance[:, i - j]
             if bias.by_key is not None:
-                matrix[:, i, j] += bias.by_key[:, j]
+                matrix[..., i, j] += bias.by_key[..., j]
     return matrix
 
 
@@ -103,9 +110,10 @@ def able(bias: Bias, length: int, training: bool) -> list[str]:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("window", [None, 1, 5, 40])
-def test_the_reference_is_the_definition(form: str, window: int | None) -> None:
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_the_reference_is_the_definition(form: str, window: int | None, sinks: int) -> None:
     q, k, v = qkv(2, 3, 20, 8)
-    bias = bias_of(form, 3, 20, window)
+    bias = bias_of(form, 3, 20, window, sinks=sinks)
     wanted = define(q, k, v, defined(bias, 3, 20))
     got = attend(q, k, v, bias, "reference")
     torch.testing.assert_close(got.double(), wanted, atol=1e-6, rtol=1e-6)
@@ -141,7 +149,7 @@ def test_gradients_of_inputs_and_of_learned_biases(
     form: str, length: int, window: int | None
 ) -> None:
     inputs = [x.requires_grad_() for x in qkv(3, 2, length, 8)]
-    bias = bias_of(form, 2, length, window)
+    bias = bias_of(form, 2, length, window, batch=3)
     learned = [x.requires_grad_() for x in (bias.by_distance, bias.by_key) if x is not None]
     weights = torch.randn(3, 2, length, 8)
 
@@ -173,23 +181,26 @@ def test_a_fixed_bias_by_key_leaves_the_gradients_of_inputs_right() -> None:
     heads=st.integers(1, 3),
     length=st.integers(1, 300),
     window=st.none() | st.integers(1, 300),
+    sinks=st.sampled_from([0, 0, 1, 7]),
     form=st.sampled_from(FORMS),
     seed=st.integers(0, 1000),
 )
 def test_blocks_at_any_size(
-    batch: int, heads: int, length: int, window: int | None, form: str, seed: int
+    batch: int, heads: int, length: int, window: int | None, sinks: int, form: str, seed: int
 ) -> None:
     torch.manual_seed(seed)
     inputs = [x.requires_grad_() for x in qkv(batch, heads, length, 4)]
-    bias = bias_of(form, heads, length, window)
+    bias = bias_of(form, heads, length, window, batch, sinks)
     learned = [x.requires_grad_() for x in (bias.by_distance, bias.by_key) if x is not None]
     weights = torch.randn(batch, heads, length, 4)
-    got, wanted = (
+    able = ["scored", *(["blocks"] if not effective(bias, length).sinks else []), "reference"]
+    *found, wanted = (
         torch.autograd.grad((attend(*inputs, bias, name) * weights).sum(), [*inputs, *learned])
-        for name in ("blocks", "reference")
+        for name in able
     )
-    for g, w in zip(got, wanted, strict=True):
-        torch.testing.assert_close(g, w, atol=5e-5, rtol=1e-4)
+    for got in found:
+        for g, w in zip(got, wanted, strict=True):
+            torch.testing.assert_close(g, w, atol=5e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -244,7 +255,7 @@ def test_autocast_rounds_no_gradient(form: str) -> None:
 def test_queries_and_keys_that_a_scheme_left_in_float32() -> None:
     q, k, v = qkv(1, 2, 30, 8)
     for form in FORMS:
-        bias = bias_of(form, 2, 30)
+        bias = bias_of(form, 2, 30, batch=1)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             for name in able(bias, 30, training=False):
                 assert attend(q, k, v.bfloat16(), bias, name).dtype == torch.bfloat16
@@ -317,7 +328,7 @@ def test_future_is_not_seen() -> None:
     changed_k, changed_v = k.clone(), v.clone()
     changed_k[:, :, 30:], changed_v[:, :, 30:] = 9.0, 9.0
     for form in FORMS:
-        bias = bias_of(form, 2, 50)
+        bias = bias_of(form, 2, 50, batch=1)
         for name in able(bias, 50, training=False):
             with torch.no_grad():
                 before = attend(q, k, v, bias, name)
@@ -327,14 +338,17 @@ def test_future_is_not_seen() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(blocks=st.integers(1, 6), window=st.integers(1, 6 * BLOCK))
+@given(
+    blocks=st.integers(1, 6), window=st.integers(1, 6 * BLOCK), sinks=st.sampled_from([0, 4, 150])
+)
 def test_flex_visits_the_blocks_that_are_seen_and_masks_those_seen_in_part(
-    blocks: int, window: int
+    blocks: int, window: int, sinks: int
 ) -> None:
     length = blocks * BLOCK
-    distances = true_distances(length)
-    seen = ((distances >= 0) & (distances < window)).view(blocks, BLOCK, blocks, BLOCK)
-    mask = visible_blocks(length, window, 0, torch.device("cpu"))
+    bias = Bias(window=window, sinks=sinks)
+    places = torch.arange(length)
+    seen = bias.visible(places[:, None], places).view(blocks, BLOCK, blocks, BLOCK)
+    mask = visible_blocks(length, window, sinks, torch.device("cpu"))
     whole, partly = torch.zeros(2, blocks, blocks, dtype=torch.bool)
     for of_row, counts, indices in (
         (partly, mask.kv_num_blocks, mask.kv_indices),
@@ -344,7 +358,9 @@ def test_flex_visits_the_blocks_that_are_seen_and_masks_those_seen_in_part(
         assert indices is not None
         for row in range(blocks):
             of_row[row, indices[0, 0, row, : counts[0, 0, row]].long()] = True
-    assert torch.equal(whole, seen.all(dim=3).all(dim=1))
+    all_seen = seen.all(dim=3).all(dim=1)
+    # One that is seen whole by sinks and window together may be masked all the same.
+    assert torch.equal(whole, all_seen) if not sinks else not (whole & ~all_seen).any()
     assert torch.equal(partly | whole, seen.any(dim=3).any(dim=1))
 
 
@@ -410,6 +426,150 @@ def test_on_a_gpu(form: str, length: int, window: int | None, dtype: torch.dtype
             continue
         for got, w in zip(computed(name), wanted, strict=True):
             assert (got - w).abs().max() <= tolerance * w.abs().max().clamp(min=1), name
+
+
+@pytest.mark.parametrize("window", [1, 30, 250])
+@pytest.mark.parametrize("sinks", [1, 5, 140])
+@torch.no_grad()
+def test_sinks(window: int, sinks: int) -> None:
+    q, k, v = qkv(2, 3, 300, 8)
+    for form in FORMS:
+        bias = bias_of(form, 3, 300, window, sinks=sinks)
+        wanted = attend(q, k, v, bias, "reference")
+        names = able(bias, 300, training=False)
+        assert names == ["scored", "flex", "reference"] or window + sinks >= 300
+        for name in ("auto", *names):
+            torch.testing.assert_close(attend(q, k, v, bias, name), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_queries_and_keys_wider_than_values() -> None:
+    """The scale is that of the values, whatever computes it."""
+    (q, k), v = torch.randn(2, 2, 3, 140, 16), torch.randn(2, 3, 140, 8)
+    for form in FORMS:
+        bias = bias_of(form, 3, 140)
+        wanted = define(q, k, v, defined(bias, 3, 140))
+        with torch.no_grad():
+            for name in ("auto", *able(bias, 140, training=False)):
+                got = attend(q, k, v, bias, name)
+                torch.testing.assert_close(got.double(), wanted, atol=1e-5, rtol=1e-5)
+
+
+class Doubled(OnLogits):
+    """Twice the logits, half of the softmax, and the query's own value: every method."""
+
+    has_score_mod = True
+
+    def __init__(self, factor: Tensor) -> None:
+        self.factor = factor  # (H,)
+
+    def logits(self, logits: Tensor, block: Block) -> Tensor:
+        return logits * self.factor[:, None, None]
+
+    def score_mod(self, score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return score * self.factor[h]
+
+
+class Halved(Doubled):
+    def weights(self, logits: Tensor, block: Block) -> Tensor:
+        return super().weights(logits, block) / 2
+
+    def output(self, weights: Tensor, block: Block) -> Tensor:
+        return weights.sum(-1, keepdim=True) * block.v
+
+
+@pytest.mark.parametrize("made", [Doubled, Halved])
+@pytest.mark.parametrize("length", [1, 127, 129, 300])
+def test_a_function_on_the_logits(made: type[Doubled], length: int) -> None:
+    q, k, v = (x.requires_grad_() for x in qkv(2, 3, length, 8))
+    factor = torch.tensor([2.0, 0.5, 1.0], requires_grad=True)
+    numbers = bias_of("both", 3, length)
+    bias = replace(numbers, on_logits=made(factor))
+    added = defined(numbers, 3, length)
+    future = added.isinf()
+    logits = q.double() @ k.double().mT / 8**0.5 + added.masked_fill(future, 0)
+    logits = (logits * factor.double()[:, None, None]).masked_fill(future, -math.inf)
+    wanted = logits.softmax(-1) @ v.double()
+    if made is Halved:
+        wanted = wanted / 2 + v.double() / 2
+    towards, leaves = torch.randn(2, 3, length, 8), [q, k, v, factor]
+    gradients = torch.autograd.grad((wanted * towards).sum(), leaves)
+    for name in ("auto", "scored", "reference"):
+        got = attend(q, k, v, bias, name)
+        torch.testing.assert_close(got.double(), wanted, atol=1e-5, rtol=1e-5)
+        found = torch.autograd.grad((got * towards).sum(), leaves)
+        for g, w in zip(found, gradients, strict=True):
+            torch.testing.assert_close(g, w, atol=1e-4, rtol=1e-4)
+    if made is Doubled:
+        with torch.no_grad():
+            flexed = attend(q, k, v, bias, "flex")
+        torch.testing.assert_close(flexed.double(), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["row", "blocks", "coordinates"])
+def test_what_a_gate_gathers_is_no_rounding(backend: str) -> None:
+    """Its gradient is a sum over all keys before it, and no less exact for a longer text."""
+    length = 2048
+    q, k, v = qkv(1, 4, length, 16)
+    towards = torch.randn(1, 4, length, 16)
+
+    def gradient(name: str, dtype: torch.dtype) -> Tensor:
+        gates = torch.linspace(-2, 2, length, dtype=torch.float64).expand(1, 4, -1)
+        gates = gates.clone().requires_grad_()
+        bias = Bias(by_key=-F.logsigmoid(gates).cumsum(-1))
+        out = attend(*(x.to(dtype) for x in (q, k, v)), bias, name)
+        return torch.autograd.grad((out * towards).sum(), gates)[0]
+
+    exact = gradient("reference", torch.float64)
+    error = gradient(backend, torch.float32) - exact
+    assert error.norm() < (1e-4 if backend == "coordinates" else 2e-5) * exact.norm()
+
+
+@pytest.mark.parametrize("gates", [False, True])
+@torch.inference_mode()
+def test_the_error_in_float32_does_not_grow_with_length(gates: bool) -> None:
+    """ALiBi's steepest of 8 heads, and gates that forget by half: the last queries of each."""
+    for length in (512, 4096, 32_768):
+        q, k, v = qkv(1, 1, length, 32)
+        by_key = torch.arange(length, dtype=torch.float64)[None] / 2
+        if gates:
+            by_key = -F.logsigmoid(torch.randn(1, 1, length).double()).cumsum(-1)
+        got, rows = attend(q, k, v, Bias(by_key=by_key)), slice(length - 64, length)
+        i, j = torch.arange(length)[rows, None], torch.arange(length)
+        matrix = by_key[..., None, :] - by_key[..., rows, None]
+        wanted = define(q[:, :, rows], k, v, matrix.masked_fill(j > i, -math.inf))
+        assert relative_error(got[:, :, rows], wanted).max() < 8e-6
+
+
+def test_scored_drops_the_same_in_both_directions() -> None:
+    q, k, v = (x.requires_grad_() for x in qkv(2, 2, 300, 8))
+    bias = replace(bias_of("key", 2, 300), on_logits=Doubled(torch.ones(2)))
+
+    def outcome() -> tuple[Tensor, ...]:
+        torch.manual_seed(3)
+        out = attend(q, k, v, bias, "scored", 0.3)
+        return (out, *torch.autograd.grad(out.square().sum(), [q, k, v]))
+
+    first, second = outcome(), outcome()
+    assert all(map(torch.equal, first, second))
+    # Of values that are all 1, the output is the sum of what was kept, and so is the gradient.
+    ones = torch.ones(2, 2, 300, 8, requires_grad=True)
+    out = attend(q.detach(), k.detach(), ones, bias, "scored", 0.3)
+    assert out.mean().item() == pytest.approx(1, abs=0.02) and out.std() > 0.01
+    (gradient,) = torch.autograd.grad(out.sum(), ones)
+    torch.testing.assert_close(gradient.sum(), out.sum())
+
+
+def test_scored_stores_no_matrix() -> None:
+    """What it holds at once grows with the length, not with its square."""
+    held = []
+    for length in (1024, 2048):
+        inputs = [x.requires_grad_() for x in qkv(1, 2, length, 8)]
+        bias = Bias(on_logits=Doubled(torch.ones(2)))
+        held.append(
+            rise(lambda: attend(*inputs, bias).sum().backward(), torch.device("cpu"))  # noqa: B023
+        )
+    assert held[1] < 2.2 * held[0]
+    assert held[1] < 2 * 2048 * 2048 * 4 / 2  # half of one matrix
 
 
 def test_flex_fills_up_to_its_block_and_cuts_off() -> None:
