@@ -23,7 +23,7 @@ from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.data.tokenizers import BpeConfig
 from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.model.config import ModelConfig
-from alibi_lm.positions import SCHEMES
+from alibi_lm.positions.spec import read_spec
 from alibi_lm.tracking import TrackingConfig
 from alibi_lm.training.optim import AdamwConfig
 
@@ -192,11 +192,14 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
-    """A configuration that trains in a second, with the named settings replaced."""
+    """A configuration that trains in a second, with the named settings replaced.
 
-    def make(position: str = "alibi", **changes: object) -> Config:
+    position: a scheme's name, or a mapping with its settings.
+    """
+
+    def make(position: Any = "alibi", **changes: object) -> Config:
         settings = {
-            "position": SCHEMES.settings[position](),
+            "position": read_spec(position, "position"),
             "model": ModelConfig(n_layers=1, n_heads=2, d_model=16, d_ff=32),
             "data": TextConfig(train=[str(text_file)], held_out=0.2),
             "tokenizer": BpeConfig(vocab_size=300),

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 from conftest import Fork
 from samples import outcome
 
@@ -19,7 +21,7 @@ from alibi_lm.config import Config
 from alibi_lm.runs.folder import RunFolder
 from alibi_lm.training.optim import AdamwConfig
 
-N_KILLS = int(os.environ.get("KILLS", "20"))
+N_KILLS = int(os.environ.get("KILLS", "20")) // 2  # of each of two schemes
 
 
 def stage(config: Config, place: Path) -> str:
@@ -35,14 +37,19 @@ def stage(config: Config, place: Path) -> str:
     return "training"
 
 
+@pytest.mark.parametrize(
+    "position",
+    [{"kind": "layered", "layers": ["t5", "fox", "cope"]}, "shape"],
+    ids=["every form", "drawn positions"],
+)
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
-    small_config: Callable[..., Config], fork: Fork, tmp_path: Path
+    small_config: Callable[..., Config], fork: Fork, tmp_path: Path, position: Any
 ) -> None:
     optim = AdamwConfig(
         steps=30, warmup_steps=5, tokens_per_step=64, micro_batch_size=1, lr=1e-2, min_lr=1e-3
     )
-    config = small_config("t5", optim=optim, checkpoint_seconds=0)
-    config = replace(config, model=replace(config.model, dropout=0.2))
+    config = small_config(position, optim=optim, checkpoint_seconds=0)
+    config = replace(config, model=replace(config.model, dropout=0.2, n_layers=3))
 
     outcomes = []
     for name in ("first", "reference"):  # the first also waits for the server to start

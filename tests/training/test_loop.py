@@ -16,7 +16,7 @@ from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES, Position, PositionConfig, Sizes
 from alibi_lm.runs.plan import batches_of, plan_run
 from alibi_lm.runs.train import build_model
-from alibi_lm.training.loop import Update, build_scaler, compile_blocks, train, update
+from alibi_lm.training.loop import Update, build_scaler, compile_blocks, draws, train, update
 from alibi_lm.training.optim import AdamwConfig, NagConfig, build_optimizer, lr_at
 
 CPU = torch.device("cpu")
@@ -64,18 +64,48 @@ def test_decay_spares_norms_biases_and_the_positional_scheme(
     assert rest["weight_decay"] == 0
 
 
-@pytest.mark.parametrize("position", ["none", "sinusoidal", "rotary", "t5", "alibi"])
+@pytest.mark.parametrize("position", SCHEMES.settings)
 def test_learns(small_config: Callable[..., Config], position: str) -> None:
     optim = AdamwConfig(steps=60, warmup_steps=5, tokens_per_step=256, lr=1e-2, min_lr=1e-3)
     losses = losses_of(small_config(position, optim=optim))
     assert losses[-1] < losses[0] - 1.5
 
 
-def test_accumulation_gives_the_same_updates(small_config: Callable[..., Config]) -> None:
-    config = small_config()
-    split = small_config(optim=replace(config.optim, micro_batch_size=1))
+@pytest.mark.parametrize("position", ["alibi", "shape", "randomized"])
+def test_accumulation_gives_the_same_updates(
+    small_config: Callable[..., Config], position: str
+) -> None:
+    """Drawn positions among them."""
+    config = small_config(position)
+    split = small_config(position, optim=replace(config.optim, micro_batch_size=1))
     assert (config.grad_accum_steps(), split.grad_accum_steps()) == (1, 4)
     assert losses_of(split) == pytest.approx(losses_of(config), rel=1e-4)
+
+
+@pytest.mark.parametrize("position", ["shape", "randomized"])
+def test_drawn_positions_are_functions_of_seed_and_step(
+    small_config: Callable[..., Config], position: str
+) -> None:
+    assert losses_of(small_config(position)) == losses_of(small_config(position))
+    a, b = draws(3, 7, 8), draws(3, 7, 8)
+    assert a.update == b.update and torch.equal(a.sequences, b.sequences)
+    numbers = {int(n) for step in range(50) for n in draws(3, step, 8).sequences}
+    assert len(numbers) == 400 and min(numbers) >= 0
+    assert draws(3, 8, 8).update != a.update != draws(4, 7, 8).update
+    assert torch.equal(draws(3, 7, 4).sequences, a.sequences[:4])
+
+
+@torch.no_grad()
+def test_bounds_hold_after_every_update(small_config: Callable[..., Config]) -> None:
+    config = small_config("kerple", optim=AdamwConfig(lr=5.0, min_lr=5.0, warmup_steps=0, steps=9))
+    model = decoder_of(config)
+    optimizer, position = build_optimizer(model, config.optim), model.position
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for _ in range(3):
+        optimizer.step()
+        assert position.p.min() >= 0.01 and position.a.min() >= 0.01
+    assert position.p.min() == pytest.approx(0.01)
 
 
 def test_same_seed_same_losses_with_dropout(small_config: Callable[..., Config]) -> None:
