@@ -223,6 +223,8 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return f"{key}: {first_line}"
     group, dot, name = key.rpartition(".")
+    if group in {key for key, *_ in walk(kind())}:
+        return f"{group}: given in part, but it is set as a whole, '{group}={{{name}:...}}'"
     owner = getattr(cause, "object_type", None)
     owner = owner if dataclasses.is_dataclass(owner) else kind
     choices = REGISTRIES[group].settings if group in REGISTRIES else {}

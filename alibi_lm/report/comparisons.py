@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.protocols import Protocol
-from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY, Result, Row
+from alibi_lm.evaluation.rows import COMPLETE, Result, Row
 from alibi_lm.report.legend import in_legend_order, title
 
-UNSCORED = {OUT_OF_MEMORY: "OOM"}  # in cells of tables
 METRICS = {
     "ppl": "Perplexity per token",
     "word_ppl": "Perplexity per word",
@@ -83,8 +82,7 @@ class Curve:
     window: int | None = None  # keys that a query saw at most
     changes: str = ""  # what else was changed for the evaluation alone, unless for all
     points: dict[int, dict[int, Point]] = field(default_factory=dict)
-    # Lengths at which nothing was scored, with the word for it.
-    unscored: dict[int, str] = field(default_factory=dict)
+    unscored: dict[int, Row] = field(default_factory=dict)  # lengths at which nothing was scored
 
     @property
     def scheme(self) -> str:
@@ -156,7 +154,7 @@ def _curves(results: Sequence[Result]) -> Iterable[Curve]:
         key = (row.position, row.train_length, row.variant, row.window, own)
         curve = curves.setdefault(key, Curve(*key))
         if row.status != COMPLETE:
-            curve.unscored[row.eval_length] = UNSCORED.get(row.status, row.status)
+            curve.unscored[row.eval_length] = row
             continue
         metrics = {name: float(getattr(row, name)) for name in METRICS if hasattr(row, name)}
         seeds = curve.points.setdefault(row.eval_length, {})

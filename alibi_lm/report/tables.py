@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from alibi_lm.evaluation.rows import OUT_OF_MEMORY
 from alibi_lm.report.comparisons import (
     METRICS,
     Comparison,
@@ -15,6 +16,7 @@ from alibi_lm.report.comparisons import (
 )
 from alibi_lm.report.published import SOURCE, curves_to_compare, table_1
 
+CELLS = {OUT_OF_MEMORY: "OOM"}  # of what was not scored
 NEAR = 1.05  # two multiples of the training length are compared if they differ by less
 
 
@@ -62,7 +64,8 @@ def lengths_table(curves: Sequence[Curve], metric: str = "ppl") -> Table:
 def _cell(curve: Curve, length: int, metric: str) -> str:
     seeds = curve.values(metric).get(length)
     if not seeds:
-        return curve.unscored.get(length, "-")
+        row = curve.unscored.get(length)
+        return "-" if row is None else CELLS.get(row.status, row.status)
     mean = sum(seeds) / len(seeds)
     digits = 3 if metric in ("loss", "bpb", "relative") else 2
     spread = f" ± {number((max(seeds) - min(seeds)) / 2, digits)}" if len(seeds) > 1 else ""
@@ -104,6 +107,13 @@ def notes(curves: Sequence[Curve]) -> list[str]:
             for row in broken
         )
         found.append(f"Losses that are not finite: {words}.")
+    for curve in curves:
+        reasons = {row.reason: length for length, row in sorted(curve.unscored.items())[::-1]}
+        found += [
+            f"{curve.name} at {length:,} and more: refused, {reason}."
+            for reason, length in reasons.items()
+            if reason
+        ]
     if varying := dict.fromkeys(
         curve.name
         for curve in curves
