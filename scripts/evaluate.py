@@ -5,6 +5,7 @@
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.split=test
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.protocols=[same_targets]
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.attention=[full,window]
+  python scripts/evaluate.py run=outputs/runs/NAME 'evaluation.position={scaling:yarn,factor:8}'
 
 Adds rows to results.jsonl in the run folder and token losses to losses/; what is there is not
 computed again.
