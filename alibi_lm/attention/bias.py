@@ -9,7 +9,7 @@ number for each key (ALiBi's -slope (i - j) is slope j). Others are one number f
 import enum
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,9 +57,6 @@ class OnLogits:
     that the object holds get their gradients.
     """
 
-    # A subclass with a method `score_mod(score, b, h, i, j)` says so: FlexAttention may call it.
-    has_score_mod: ClassVar[bool] = False
-
     def logits(self, logits: Tensor, block: Block) -> Tensor:
         """The logits that softmax gets. (B, H, R, C)."""
         return logits
@@ -71,6 +68,11 @@ class OnLogits:
     def output(self, weights: Tensor, block: Block) -> Tensor | None:
         """What is added to the weighted sum of the values, (B, H, R, K); None for nothing."""
         return None
+
+    @property
+    def has_score_mod(self) -> bool:
+        """Whether `score_mod` is all that it does, so that FlexAttention may compute it."""
+        return False
 
     def score_mod(self, score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         """`logits` for one query and one key, as FlexAttention asks for it."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alibi_lm.attention.bias import Bias, Block, Form, OnLogits
+from alibi_lm.attention.bias import Bias, Block, Form, Needs, OnLogits
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
 from alibi_lm.settings import setting
 
@@ -30,7 +30,6 @@ class ShawConfig(PositionConfig):
 class RelativeVectors(OnLogits):
     """The logits with those of the distances, the output with their values."""
 
-    has_score_mod = True
     by_distance: Tensor  # (B, H, T, clip + 1), the logit of each query at each distance
     values: Tensor | None  # (clip + 1, K)
 
@@ -52,8 +51,13 @@ class RelativeVectors(OnLogits):
         by_distance = weights.new_zeros(shape).scatter_add(-1, near, weights)
         return by_distance @ self.values.to(weights.dtype)
 
+    @property
+    def has_score_mod(self) -> bool:
+        """FlexAttention has nothing for the values."""
+        return self.values is None
+
     def score_mod(self, score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """For FlexAttention, which has nothing for the values."""
+        """The logits of one query and one key."""
         return score + self.by_distance[b, h, i, self._near(i - j)]
 
 
@@ -74,6 +78,11 @@ class Shaw(Position):
         self.values = nn.Parameter(torch.empty(shape)) if config.values else None
         # Glorot for the table of the source, which has the distances of the future besides.
         self.bound = math.sqrt(6 / (2 * config.clip + 1 + sizes.head_dim))
+
+    @classmethod
+    def needs(cls, config: Any, length: int) -> set[Needs]:
+        """Without vectors for values, FlexAttention can compute it."""
+        return {n._replace(score_mod=not config.values) for n in super().needs(config, length)}
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As the framework of the authors' code draws an embedding."""

@@ -457,10 +457,12 @@ def test_queries_and_keys_wider_than_values() -> None:
 class Doubled(OnLogits):
     """Twice the logits, half of the softmax, and the query's own value: every method."""
 
-    has_score_mod = True
-
     def __init__(self, factor: Tensor) -> None:
         self.factor = factor  # (H,)
+
+    @property
+    def has_score_mod(self) -> bool:
+        return type(self) is Doubled
 
     def logits(self, logits: Tensor, block: Block) -> Tensor:
         return logits * self.factor[:, None, None]

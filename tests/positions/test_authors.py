@@ -39,12 +39,13 @@ class Golden(dict[str, Tensor]):
 
 @pytest.fixture
 def compare(record_property: Callable[[str, object], None], request: Any) -> Compare:
-    """Assert that two tensors agree, and note by how much, for the summary."""
+    """Assert that two tensors agree; note by how much (of 1, or of the largest), for the summary."""
 
     def check(got: Tensor, wanted: Tensor, tolerance: float) -> None:
         assert got.shape == wanted.shape
         difference = (got.double() - wanted.double()).abs().nan_to_num(0.0).max().item()
-        record_property("difference", (request.node.originalname, difference))
+        size = wanted.double().nan_to_num(0.0, 0.0, 0.0).abs().max().clamp(min=1).item()
+        record_property("difference", (request.node.originalname, difference / size))
         assert difference <= tolerance, (difference, wanted.abs().max().item())
 
     return check

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alibi_lm.attention import BACKENDS, Circumstances, attend
+from alibi_lm.attention import BACKENDS, Circumstances, Form, attend
 from alibi_lm.errors import SettingsError
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
@@ -169,6 +169,22 @@ def test_the_definition_in_float64(variant: dict[str, Any], length: int) -> None
         for n, (got, w) in enumerate(zip(found, wanted, strict=True)):
             size = w.abs().max().clamp(min=1)
             assert (got - w).abs().max() < tolerances[n > 0] * size, (backend, n)
+
+
+@every_variant
+@torch.inference_mode()
+def test_flex_attention_where_it_can(variant: dict[str, Any]) -> None:
+    """Not compiled, which is for a GPU; `score_mod` of functions among them."""
+    net, settings = model_of(variant), settings_of(variant)
+    length = min(LONGER, net.longest or LONGER)
+    if cannot_compute(settings, "flex", length, Circumstances()):
+        assert any(n.form is Form.ON_LOGITS for n in net.position.needs(settings, length))
+        return
+    flexed = Decoder(MODEL, settings, VOCAB, TRAINED, backend="flex").eval()
+    flexed.load_state_dict(net.state_dict())
+    x, y = text(length)
+    torch.testing.assert_close(flexed(x, y), net(x, y), atol=1e-4, rtol=1e-4)
+    assert flexed.backend == "flex"
 
 
 def test_a_spec_that_is_none() -> None:
