@@ -25,7 +25,7 @@ from alibi_lm.machine import processes
 from alibi_lm.machine.interruption import Interrupted, listen
 from alibi_lm.machine.memory import is_out_of_memory
 from alibi_lm.machine.plugins import FAILURES
-from alibi_lm.settings import REGISTRIES, unknown, walk
+from alibi_lm.settings import REGISTRIES, explain_value, unknown, walk
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # Exit statuses; 128 + the signal's number if the process was asked to stop.
@@ -34,8 +34,6 @@ USAGE_ERROR = 2
 LAUNCHERS = (
     "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
 )
-# OmegaConf's types in a user's words.
-TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 T = TypeVar("T")
 # The words that ask for a member of a sweep, and what composes it.
 Composed = tuple[list[str], Callable[[], DictConfig]]
@@ -216,12 +214,8 @@ def _explain_setting(error: Exception, cause: BaseException, kind: type[Any]) ->
         return unknown("setting", given, names)
     if not key:
         return " ".join(str(error).split())
-    if "is not a ListConfig" in first_line:
-        return f"{key}: given one value, but it must be a list, '{key}=[a,b]'"
-    if found := re.match(r"Value '(.*)' of type .* could not be converted to (\w+)", first_line):
-        return f"{key}: given {found[1]}, but it must be {TYPES.get(found[2], found[2])}"
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return f"{key}: {first_line}"
+        return explain_value(key, first_line)
     group, dot, name = key.rpartition(".")
     if group in {key for key, *_ in walk(kind())}:
         return f"{group}: given in part, but it is set as a whole, '{group}={{{name}:...}}'"

@@ -195,7 +195,10 @@ def from_dict(values: dict[str, Any]) -> Config:
         part = dict(values.get(group, {}))
         kind = part.pop("kind", None)
         if kind not in registry.settings:
-            problems.append(unknown(f"{group}.kind", str(kind), list(registry.settings)))
+            problems.append(
+                unknown(f"{group}.kind", str(kind), list(registry.settings))
+                + "; for one of your own, name its file in ALIBI_LM_PLUGINS"
+            )
         else:
             typed[group] = OmegaConf.merge(OmegaConf.structured(registry.settings[kind]), part)
     if problems:

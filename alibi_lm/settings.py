@@ -10,12 +10,15 @@ tokenizers, optimizers) has a `Registry`, which tells Hydra what can be chosen.
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 
 T = TypeVar("T")
+# OmegaConf's types in a user's words.
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
 def setting(
@@ -128,6 +131,16 @@ def _word(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{_word(v)}' for key, v in value.items())}}}"
     return "null" if value is None else str(value).replace(" ", "")
+
+
+def explain_value(key: str, message: str) -> str:
+    """OmegaConf's message on a value that a setting cannot have, in a user's words."""
+    first_line = message.strip().splitlines()[0]
+    if "is not a ListConfig" in first_line:
+        return f"{key}: given one value, but it must be a list, '{key}=[a,b]'"
+    if found := re.match(r"Value '(.*)' of type .* could not be converted to (\w+)", first_line):
+        return f"{key}: given {found[1]}, but it must be {TYPES.get(found[2], found[2])}"
+    return f"{key}: {first_line}"
 
 
 def out_of_bounds(config: Any) -> list[str]:

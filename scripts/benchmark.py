@@ -2,6 +2,7 @@
 
   python scripts/benchmark.py
   python scripts/benchmark.py positions=[none,t5] lengths=[512,16384] phases=[evaluation]
+  python scripts/benchmark.py 'positions=[none,fox,{kind:rotary,scaling:yarn,factor:4}]'
   python scripts/benchmark.py peers=[x-transformers,transformers]   (requirements-peers.txt)
   python scripts/benchmark.py model=paper dtype=bfloat16 vocab_size=50000 tokens=16384 compile=true
 

@@ -55,6 +55,8 @@ class SchemesConfig:
         problems = out_of_bounds(self)
         if not Path(self.page).is_file():
             problems.append(f"page: given {self.page}, which is not a file")
+        elif not (BEGIN in (text := Path(self.page).read_text(encoding="utf-8")) and END in text):
+            problems.append(f"page: given {self.page}, which has not the lines {BEGIN} and {END}")
         return problems
 
 

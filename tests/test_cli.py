@@ -88,7 +88,7 @@ CASES = {
     "scheme of a benchmark": (
         "benchmark",
         ["positions=[none,albi]"],
-        "positions: given 'albi', but it must be one of alibi, fox, ",
+        "positions: position 'albi' does not exist (did you mean alibi?)",
     ),
     "peer": ("benchmark", ["peers=[fairseq]"], "must be one of x-transformers, transformers"),
     "benchmark of one": (

@@ -30,7 +30,13 @@ class Needs(NamedTuple):
     form: Form = Form.NONE
     window: bool = False
     sinks: bool = False
-    score_mod: bool = True  # whether a function on the logits is also given to FlexAttention
+    score_mod: bool = False  # whether a function on the logits is also given to FlexAttention
+
+    def within(self, window: bool, sinks: bool) -> "Needs":
+        """The same in a window that hides something, with sinks or without; see Bias.within."""
+        if not window:
+            return self
+        return self._replace(window=True, sinks=sinks and (self.sinks or not self.window))
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,15 @@ class Bias:
     sinks: int = 0
 
     def within(self, window: int | None, length: int, sinks: int = 0) -> "Bias":
-        """The same bias in a window of so many keys, or in its own if that is narrower.
+        """The same bias in a window of so many keys, with the first `sinks` besides.
 
-        A window that hides nothing of a text of that length is left out.
+        If it has a window of its own, the narrower counts, and the fewer sinks: no query sees what
+        either hides. A window that hides nothing of a text of that length is left out.
         """
-        if window is None or window + sinks >= length or window >= (self.window or length):
+        if window is None or window + sinks >= length:
             return self
+        if self.window is not None:
+            window, sinks = min(window, self.window), min(sinks, self.sinks)
         return replace(self, window=window, sinks=sinks)
 
     @property
@@ -114,7 +123,7 @@ class Bias:
             form = Form.BY_DISTANCE
         if self.on_logits is not None:
             form = Form.ON_LOGITS
-        score_mod = self.on_logits is None or self.on_logits.has_score_mod
+        score_mod = self.on_logits is not None and self.on_logits.has_score_mod
         return Needs(form, self.window is not None, self.sinks > 0, score_mod)
 
     def visible(self, i: Tensor, j: Tensor) -> Tensor:

@@ -33,21 +33,25 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> 
     # the block have given NaN gradients (pytorch#153799).
     fill, widen = -length % BLOCK, max(0, NARROWEST - head_dim)
     by_distance, by_key, function = bias.by_distance, bias.by_key, bias.on_logits
+    rest = None
     if by_key is not None:
-        by_key = by_key.float()
-        by_key = by_key if by_key.ndim == 3 else by_key.expand(len(q), -1, -1)
+        # In two parts, whose differences are exact where keys are near, however long the text.
+        exact = by_key if by_key.ndim == 3 else by_key.expand(len(q), -1, -1)
+        by_key = exact.float()
+        rest = (exact - by_key).float()
     if fill or widen:
         q, k, v = (F.pad(x, (0, widen, 0, fill)) for x in (q, k, v))
     if fill:
-        by_distance, by_key = (
-            None if x is None else F.pad(x, (0, fill)) for x in (by_distance, by_key)
+        by_distance, by_key, rest = (
+            None if x is None else F.pad(x, (0, fill)) for x in (by_distance, by_key, rest)
         )
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         if by_distance is not None:
             score = score + by_distance[h, (i - j).clamp(min=0)]
-        if by_key is not None:
-            score = score + by_key[b, h, j]
+        if by_key is not None and rest is not None:
+            score = score + (by_key[b, h, j] - by_key[b, h, i])
+            score = score + (rest[b, h, j] - rest[b, h, i])
         if function is not None:
             # What is filled up has no numbers of its own.
             i, j = (place.clamp(max=length - 1) for place in (i, j))

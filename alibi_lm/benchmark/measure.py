@@ -22,7 +22,7 @@ from alibi_lm.benchmark.flops import flops_per_token
 from alibi_lm.benchmark.hardware import peak_flops
 from alibi_lm.benchmark.peers import PEERS, Peer, check_peers
 from alibi_lm.benchmark.rows import OURS, PHASES, TRAINING, Speed, speeds_csv
-from alibi_lm.errors import UserError
+from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.evaluation.protocols import Nonoverlapping
 from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY
 from alibi_lm.evaluation.score import reader, score
@@ -34,10 +34,11 @@ from alibi_lm.machine.progress import bar
 from alibi_lm.machine.provenance import environment
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
-from alibi_lm.positions import SCHEMES
+from alibi_lm.positions import Draws, PositionConfig
 from alibi_lm.positions.base import cannot_compute
+from alibi_lm.positions.spec import label, read_spec
 from alibi_lm.settings import missing, out_of_bounds, setting
-from alibi_lm.training.loop import build_scaler, compile_blocks, update
+from alibi_lm.training.loop import build_scaler, compile_blocks, draws, update
 from alibi_lm.training.optim import AdamwConfig, OptimConfig, build_optimizer
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the square matrices whose product is the yardstick
@@ -48,7 +49,9 @@ WARM_UP = 2  # rounds that are not counted: memory is claimed, kernels are chose
 class BenchmarkConfig:
     """What is measured by scripts/benchmark.py."""
 
-    positions: list[str] = setting(["none", "sinusoidal", "rotary", "t5", "alibi"], "schemes")
+    positions: list[Any] = setting(
+        ["none", "sinusoidal", "rotary", "t5", "alibi"], "schemes: names or {kind:...}"
+    )
     lengths: list[int] = setting([512, 1024, 2048], "tokens of a sequence", at_least=1)
     phases: list[str] = setting(list(PHASES), "update the weights; score text", choices=PHASES)
     peers: list[str] = setting([], "libraries to compare with, in turns", choices=tuple(PEERS))
@@ -70,14 +73,13 @@ class BenchmarkConfig:
         problems = out_of_bounds(self) + self.model.problems()
         examples = {"positions": "[none,alibi]", "lengths": "[512]", "phases": "[training]"}
         problems += missing(self, examples)
-        known = SCHEMES.settings
-        for name in self.positions:
-            if name not in known:
-                allowed = ", ".join(known)
-                problems.append(f"positions: given {name!r}, but it must be one of {allowed}")
+        try:
+            schemes = self.schemes
+        except SettingsError as error:
+            return problems + error.problems
         for key in ("positions", "lengths", "phases", "peers"):
             given = getattr(self, key)
-            if len(set(given)) < len(given):
+            if len(schemes if key == "positions" else set(given)) < len(given):
                 problems.append(f"{key}: given {given}, but each only once")
         if self.peers and (self.compile or self.checkpointing):
             problems.append(
@@ -87,11 +89,16 @@ class BenchmarkConfig:
         if not self.output:
             problems.append("output: given '', but it must name a folder")
         if not problems:
-            for name in self.positions:
-                settings = known[name]()
+            for settings in schemes.values():
                 for length in self.lengths:
                     problems += settings.problems(self.model.sizes(length))
         return problems
+
+    @property
+    def schemes(self) -> dict[str, PositionConfig]:
+        """The schemes by what rows call them; a SettingsError if one is none."""
+        settings = [read_spec(spec, "positions") for spec in self.positions]
+        return {label(each): each for each in settings}
 
 
 @dataclass
@@ -115,20 +122,19 @@ class Contestant:
 def benchmark(config: BenchmarkConfig) -> list[Speed]:
     """Measure every scheme and peer at every length; results.csv grows length by length."""
     device = resolve_device(config.device)
-    check_peers(config.peers, config.positions, config.model)
-    for name in config.positions:
-        training = TRAINING in config.phases
-        dropout = training and config.model.attention_dropout > 0
-        here = Circumstances(device.type, training, dropout)
-        settings, length = SCHEMES.settings[name](), max(config.lengths)
-        if why := cannot_compute(settings, config.backend, length, here):
+    schemes = config.schemes
+    check_peers(config.peers, list(schemes), config.model)
+    training = TRAINING in config.phases
+    dropout = training and config.model.attention_dropout > 0
+    here = Circumstances(device.type, training, dropout)
+    for settings in schemes.values():
+        if why := cannot_compute(settings, config.backend, max(config.lengths), here):
             raise UserError(f"backend: given {config.backend}, but {why}")
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     prepare_memory(device)
     n_contestants = sum(
-        1 + sum(position in PEERS[peer].positions for peer in config.peers)
-        for position in config.positions
+        1 + sum(position in PEERS[peer].positions for peer in config.peers) for position in schemes
     )
     n_rounds = len(config.lengths) * len(config.phases) * (WARM_UP + 1 + config.rounds)
     rows: list[Speed] = []
@@ -224,11 +230,11 @@ def _contestants(
 ) -> Iterator[Contestant]:
     """Every scheme of ours, followed by the peers that have it."""
     n_sequences = max(1, config.tokens // length)
-    for position in config.positions:
+    for position, settings in config.schemes.items():
         optim = AdamwConfig(tokens_per_step=n_sequences * length)
         ours = Decoder(
             config.model,
-            SCHEMES.settings[position](),
+            settings,
             config.vocab_size,
             length,
             backend=config.backend,
@@ -256,6 +262,7 @@ def _train(contestant: Contestant, stream: np.ndarray, length: int, device: torc
     inputs, targets = (
         torch.from_numpy(part.reshape(-1, length)).to(device) for part in (stream[:-1], stream[1:])
     )
+    is_ours, drawn = isinstance(model, Decoder), draws(0, 0, len(inputs))
     update(
         model,
         contestant.optimizer,
@@ -264,6 +271,7 @@ def _train(contestant: Contestant, stream: np.ndarray, length: int, device: torc
         contestant.optim.grad_clip,
         dtype=contestant.dtype,
         scaler=contestant.scaler,
+        draws=Draws(drawn.update, drawn.sequences.to(device)) if is_ours else None,
     )
 
 

@@ -23,6 +23,9 @@ INSTALL = "pip install -r requirements-peers.txt"
 class Peer(nn.Module):
     """A model that gives logits, as one that gives token losses; see evaluation.score.Subject."""
 
+    longest = None
+    prefix_consistent = True
+
     def __init__(
         self, model: nn.Module, logits_of: Callable[[nn.Module, Tensor], Tensor], backend: str
     ) -> None:
@@ -30,9 +33,6 @@ class Peer(nn.Module):
         self.backend = backend  # the library's own word for how it attends
         self.model = model
         self.logits_of = logits_of
-
-    longest = None
-    prefix_consistent = True
 
     def forward(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
         """Loss of predicting each target. (B, T), (B, T) -> (B, T)."""

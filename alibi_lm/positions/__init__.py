@@ -1,6 +1,7 @@
-"""The positional schemes by name. Each file of this folder registers its own (see base.py).
+"""The positional schemes by name.
 
-So do those of the user's own (see machine/plugins.py).
+Each has a file in this folder, which registers it; base.py says what a scheme is. Those of the
+user's own are registered last (see machine/plugins.py).
 """
 
 import importlib

@@ -61,7 +61,6 @@ class Alibi(Position):
     """Attention with linear biases."""
 
     form = Form.BY_KEY
-    takes_positions = True
     title = "ALiBi"
     family = "by key"
     rank = 0
@@ -83,6 +82,11 @@ class Alibi(Position):
         self.learned = config.learned
         self.scale = config.scale * (sizes.head_dim**-0.5 if config.inside else 1.0)
         self.interpolated = config.interpolated
+
+    @classmethod
+    def takes_positions(cls, config: Any) -> bool:
+        """Any."""
+        return True
 
     @property
     def prefix_consistent(self) -> bool:

@@ -61,8 +61,7 @@ class PositionConfig:
     def narrowed(self, needs: set[Needs], length: int) -> set[Needs]:
         """What attention needs if the window is put over it, for texts of that length."""
         window = self.window is not None and self.window + self.sinks < length
-        sinks = window and self.sinks > 0
-        return {n._replace(window=n.window or window, sinks=n.sinks or sinks) for n in needs}
+        return {each.within(window, self.sinks > 0) for each in needs}
 
 
 class Draws(NamedTuple):
@@ -80,15 +79,13 @@ class Position(nn.Module):
 
     It is built under the run's seed: whatever __init__ draws, in the scheme's own parameters or in
     modules that it holds, is a function of the seed. Of its parameters, only the weights of
-    nn.Linear modules are subject to weight decay.
+    nn.Linear modules are subject to weight decay; each has at least one dimension, as FSDP wants.
 
     The class attributes are for readers: `title` stands in legends and tables, `idea`, `source` and
     `claim` in the table of schemes; the scheme is drawn in the hue of its `family`.
     """
 
     form: ClassVar[Form] = Form.NONE  # what the bias of `in_layer` holds
-    score_mod: ClassVar[bool] = True  # if a function on the logits: whether it has a `score_mod`
-    takes_positions: ClassVar[bool] = False  # whether any `positions` will do, not 0, 1, 2 ... only
     title: ClassVar[str]
     family: ClassVar[str]
     rank: ClassVar[int] = 1  # within the family; 0 is drawn in its full colour
@@ -105,8 +102,13 @@ class Position(nn.Module):
     @classmethod
     def needs(cls, config: Any, length: int) -> set[Needs]:
         """What attention has to compute in the layers, for texts of that length."""
-        needed: set[Needs] = config.narrowed({Needs(cls.form, score_mod=cls.score_mod)}, length)
+        needed: set[Needs] = config.narrowed({Needs(cls.form)}, length)
         return needed
+
+    @classmethod
+    def takes_positions(cls, config: Any) -> bool:
+        """Whether any `positions` will do, drawn ones say, and not 0, 1, 2 ... alone."""
+        return False
 
     @property
     def longest(self) -> int | None:
@@ -154,9 +156,9 @@ class Position(nn.Module):
         """`in_layer` with the settings that all schemes have in common."""
         window, sinks = self.config.window, self.config.sinks
         temperature = self.config.temperature
-        q, k, bias = self.in_layer(layer, x, q, k, begun)
         if temperature != "none":
             q = q * log_temperature(q.shape[2], self.train_length, temperature, q.device)
+        q, k, bias = self.in_layer(layer, x, q, k, begun)
         return q, k, bias.within(window, q.shape[2], sinks)
 
 
@@ -173,9 +175,7 @@ def cannot_compute(
     """
     needs: set[Needs] = SCHEMES.made[config.kind].needs(config, length)
     over_all = window is not None and window < length
-    reasons = (
-        unsupported(backend, each._replace(window=each.window or over_all), where) for each in needs
-    )
+    reasons = (unsupported(backend, each.within(over_all, False), where) for each in needs)
     return next((reason for reason in reasons if reason), None)
 
 

@@ -66,7 +66,6 @@ class Cope(Position):
     """Contextual position encoding."""
 
     form = Form.ON_LOGITS
-    score_mod = False
     title = "CoPE"
     family = "on the logits"
     idea = "positions counted by gates on the keys, so heads can count words or sentences"

@@ -13,7 +13,7 @@ from torch import Tensor
 from alibi_lm.attention.bias import Bias, Needs
 from alibi_lm.errors import SettingsError
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
-from alibi_lm.positions.spec import read_spec
+from alibi_lm.positions.spec import read_spec, shortest
 from alibi_lm.settings import setting
 
 
@@ -22,6 +22,10 @@ class DrawnConfig(PositionConfig):
     """Settings of schemes whose positions are drawn."""
 
     base: Any = setting("rotary", "the scheme that gets the positions: a name or {kind:...}")
+
+    def __post_init__(self) -> None:
+        """The same base is the same setting, however it is written."""
+        self.base = shortest(self.base)
 
     def base_config(self) -> PositionConfig:
         """The settings of that scheme."""
@@ -34,17 +38,15 @@ class DrawnConfig(PositionConfig):
             base = self.base_config()
         except SettingsError as error:
             return problems + error.problems
+        if base_problems := base.problems(sizes):
+            return problems + [f"position.base: {problem}" for problem in base_problems]
         made = SCHEMES.made[base.kind]
-        if not made.takes_positions or made.positions is not Position.positions:
-            able = [
-                name
-                for name, scheme in SCHEMES.made.items()
-                if scheme.takes_positions and scheme.positions is Position.positions
-            ]
+        if not made.takes_positions(base) or made.positions is not Position.positions:
             problems.append(
-                f"position.base: given {base.kind}, but it must be one of {', '.join(able)}"
+                f"position.base: given {base.kind}, but it takes no positions: it looks at "
+                "distances, at the tokens, or draws positions itself"
             )
-        return problems + [f"position.base: {problem}" for problem in base.problems(sizes)]
+        return problems
 
 
 class DrawnPosition(Position):
@@ -61,6 +63,18 @@ class DrawnPosition(Position):
         of_base = SCHEMES.made[base.kind].needs(base, length)
         needed: set[Needs] = config.narrowed(of_base, length)
         return needed
+
+    @property
+    def longest(self) -> int | None:
+        """The base's own."""
+        longest: int | None = self.base.longest
+        return longest
+
+    @property
+    def prefix_consistent(self) -> bool:
+        """The base's own."""
+        consistent: bool = self.base.prefix_consistent
+        return consistent
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As the base."""

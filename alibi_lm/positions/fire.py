@@ -33,8 +33,8 @@ class FireBias(nn.Module):
 
     def __init__(self, hidden: int, n_heads: int, threshold: int) -> None:
         super().__init__()
-        self.c = nn.Parameter(torch.tensor(0.1))
-        self.threshold_factor = nn.Parameter(torch.tensor(1.0))
+        self.c = nn.Parameter(torch.tensor([0.1]))
+        self.threshold_factor = nn.Parameter(torch.tensor([1.0]))
         self.inner = nn.Linear(1, hidden)
         self.outer = nn.Linear(hidden, n_heads)
         self.threshold = threshold
@@ -67,7 +67,6 @@ class Fire(Position):
     """Functional interpolation for relative positions."""
 
     form = Form.ON_LOGITS
-    score_mod = False
     title = "FIRE"
     family = "on the logits"
     rank = 0

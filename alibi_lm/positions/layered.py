@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alibi_lm.attention.bias import Bias, Needs
 from alibi_lm.errors import SettingsError
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
-from alibi_lm.positions.spec import read_spec
+from alibi_lm.positions.spec import read_spec, shortest
 from alibi_lm.settings import setting
 
 
@@ -27,6 +27,13 @@ class LayeredConfig(PositionConfig):
     layers: list[Any] = setting(
         ["rotary", "none", "none", "none"], "scheme of each layer, repeated: names or {kind:...}"
     )
+
+    def __post_init__(self) -> None:
+        """The same layers are the same setting, however they are written."""
+        specs = [shortest(spec) for spec in self.layers]
+        periods = (n for n in range(1, len(specs) + 1) if len(specs) % n == 0)
+        repeated = (n for n in periods if specs == specs[:n] * (len(specs) // n))
+        self.layers = specs[: next(repeated, 0)]
 
     def members(self) -> list[PositionConfig]:
         """The settings of each element of the list."""
@@ -56,7 +63,6 @@ class LayeredConfig(PositionConfig):
 class Layered(Position):
     """A list of schemes, each for its layers."""
 
-    takes_positions = True
     title = "Layered"
     family = "layered"
     rank = 0
@@ -89,6 +95,11 @@ class Layered(Position):
         members = (SCHEMES.made[m.kind].needs(m, length) for m in config.members())
         needed: set[Needs] = config.narrowed(set().union(*members), length)
         return needed
+
+    @classmethod
+    def takes_positions(cls, config: Any) -> bool:
+        """If all members do."""
+        return all(SCHEMES.made[m.kind].takes_positions(m) for m in config.members())
 
     @property
     def longest(self) -> int | None:

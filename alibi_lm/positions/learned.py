@@ -35,7 +35,6 @@ class LearnedConfig(PositionConfig):
 class Learned(Position):
     """A table of position embeddings."""
 
-    takes_positions = True
     title = "Learned"
     family = "embedding"
     idea = "a trained embedding for each position; longer texts are refused"
@@ -45,6 +44,11 @@ class Learned(Position):
     def __init__(self, config: LearnedConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.table = nn.Parameter(torch.empty(config.rows or sizes.train_length, sizes.d_model))
+
+    @classmethod
+    def takes_positions(cls, config: Any) -> bool:
+        """Any."""
+        return True
 
     @property
     def longest(self) -> int:

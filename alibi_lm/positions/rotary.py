@@ -89,7 +89,6 @@ class Rotary(Position):
     """Rotation of queries and keys."""
 
     config: RotaryConfig
-    takes_positions = True
     title = "Rotary"
     family = "rotation"
     rank = 0
@@ -100,6 +99,11 @@ class Rotary(Position):
     def __init__(self, config: RotaryConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.head_dim = sizes.head_dim
+
+    @classmethod
+    def takes_positions(cls, config: Any) -> bool:
+        """Any."""
+        return True
 
     @property
     def prefix_consistent(self) -> bool:

@@ -25,6 +25,12 @@ class ShapeConfig(DrawnConfig):
     )
     max_shift: int = setting(100, "largest shift; that of evaluation", at_least=1)
 
+    def __post_init__(self) -> None:
+        """The authors' own base is the default, however it is written."""
+        super().__post_init__()
+        if self.base == {"kind": "sinusoidal", "table": "paper"}:
+            self.base = None
+
     def base_config(self) -> PositionConfig:
         """The settings of that scheme."""
         return SinusoidalConfig(table="paper") if self.base is None else super().base_config()
@@ -59,7 +65,7 @@ class Shape(DrawnPosition):
     @property
     def longest(self) -> int | None:
         """What the base can read behind the largest shift."""
-        longest: int | None = self.base.longest
+        longest = super().longest
         return None if longest is None else longest - self.max_shift
 
     def positions(self, tokens: Tensor, draws: Draws | None) -> Tensor:

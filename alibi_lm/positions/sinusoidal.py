@@ -56,7 +56,6 @@ class SinusoidalConfig(PositionConfig):
 class Sinusoidal(Position):
     """Fixed embeddings of absolute positions."""
 
-    takes_positions = True
     title = "Sinusoidal"
     family = "embedding"
     rank = 0
@@ -68,6 +67,11 @@ class Sinusoidal(Position):
         super().__init__(config, sizes)
         self.table = config.table
         self.d_model = sizes.d_model
+
+    @classmethod
+    def takes_positions(cls, config: Any) -> bool:
+        """Any."""
+        return True
 
     def begin(self, positions: Tensor) -> Tensor:
         """The table of sines and cosines. (T, D) or (B, T, D)."""

@@ -11,14 +11,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alibi_lm.errors import SettingsError
 from alibi_lm.positions.base import SCHEMES, PositionConfig
-from alibi_lm.settings import out_of_bounds, unknown
+from alibi_lm.settings import default_of, explain_value, out_of_bounds, unknown, words
 
 
 def read_spec(spec: Any, where: str, base: PositionConfig | None = None) -> PositionConfig:
     """The settings that a spec stands for; a SettingsError if it is none.
 
-    where: the setting that holds it, for the error. base: settings that a mapping without another
-    kind changes; None: the kind must be named.
+    where: the setting that holds it, for the error. base: settings that a mapping changes; another
+    kind keeps of them what all schemes have. None: the kind must be named.
     """
     if isinstance(spec, str):
         spec = {"kind": spec}
@@ -28,21 +28,52 @@ def read_spec(spec: Any, where: str, base: PositionConfig | None = None) -> Posi
         )
     values = dict(spec)
     kind = values.pop("kind", base.kind if base else None)
-    if kind not in SCHEMES.settings:
+    if kind is None:
+        raise SettingsError([f"{where}: given {spec}, but it must name a kind, {{kind:rotary}}"])
+    if not isinstance(kind, str) or kind not in SCHEMES.settings:
         raise SettingsError([f"{where}: {unknown('position', str(kind), list(SCHEMES.settings))}"])
     settings = SCHEMES.settings[kind]
     names = [field.name for field in dataclasses.fields(settings)]
     if surplus := [key for key in values if key not in names]:
         raise SettingsError([f"{where}: {unknown('setting', key, names)}" for key in surplus])
-    start = base if base is not None and base.kind == kind else settings
-    typed = OmegaConf.structured(start)
-    try:
-        for key, value in values.items():
+    if base is not None and base.kind != kind:
+        common = (field.name for field in dataclasses.fields(PositionConfig))
+        values = {name: getattr(base, name) for name in common} | values
+    typed = OmegaConf.structured(base if base is not None and base.kind == kind else settings)
+    for key, value in values.items():
+        try:
             OmegaConf.update(typed, key, value, merge=False)  # a list or mapping as a whole
-        config = OmegaConf.to_object(typed)
-    except OmegaConfBaseException as error:
-        raise SettingsError([f"{where}: {str(error).splitlines()[0]}"]) from error
+        except OmegaConfBaseException as error:
+            raise SettingsError([f"{where}.{explain_value(key, str(error))}"]) from error
+    config = OmegaConf.to_object(typed)
     assert isinstance(config, PositionConfig)
     if problems := out_of_bounds(config):
-        raise SettingsError([f"{where}: {problem}" for problem in problems])
+        raise SettingsError([f"{where}.{problem}" for problem in problems])
     return config
+
+
+def label(config: PositionConfig) -> str:
+    """The scheme with its settings that are not the defaults, as `kind key=value ...`."""
+    return " ".join(filter(None, (config.kind, words(_changed(config)))))
+
+
+def shortest(spec: Any) -> Any:
+    """The shortest spec of the same scheme, so that one scheme has one identity.
+
+    A name if all settings are the defaults, else the kind with those that are not. What is no spec
+    is left as it is.
+    """
+    try:
+        config = read_spec(spec, "")
+    except SettingsError:
+        return spec
+    changed = _changed(config)
+    return {"kind": config.kind} | changed if changed else config.kind
+
+
+def _changed(config: PositionConfig) -> dict[str, Any]:
+    return {
+        field.name: value
+        for field in dataclasses.fields(config)
+        if (value := getattr(config, field.name)) != default_of(field)
+    }

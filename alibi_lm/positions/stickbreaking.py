@@ -62,7 +62,6 @@ class Stickbreaking(Position):
     """No softmax, and no other positions."""
 
     form = Form.ON_LOGITS
-    score_mod = False
     title = "Stick-breaking"
     family = "on the logits"
     idea = "no softmax: each key, from the nearest back, takes a share of what is left"

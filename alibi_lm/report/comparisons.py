@@ -147,7 +147,9 @@ def comparisons(results: Iterable[Result]) -> dict[Comparison, list[Curve]]:
 def _curves(results: Sequence[Result]) -> Iterable[Curve]:
     """The curves of one comparison."""
     changes = [_changes(result.row) for result in results]
-    for_all = set.intersection(*map(set, changes))  # which tells nothing apart
+    # What was changed for all tells nothing apart; but for how weights were read, which makes
+    # another model of them.
+    for_all = {w for w in set.intersection(*map(set, changes)) if not w.startswith("position")}
     curves: dict[tuple[object, ...], Curve] = {}
     for result, changed in zip(results, changes, strict=True):
         row, own = result.row, " ".join(word for word in changed if word not in for_all)

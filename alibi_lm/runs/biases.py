@@ -22,10 +22,11 @@ from torch import Tensor
 
 from alibi_lm.attention import Form, OnLogits
 from alibi_lm.attention.reference import logits_of, weights_of
-from alibi_lm.errors import UserError
+from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
+from alibi_lm.positions.spec import label, read_spec
 from alibi_lm.report.legend import title
 from alibi_lm.runs.folder import load_run
 from alibi_lm.runs.train import build_model
@@ -52,7 +53,7 @@ class BiasMatrix:
 class BiasConfig:
     """Whose biases are drawn, and how."""
 
-    sources: list[str] = setting([], "run folders, or names of schemes")
+    sources: list[Any] = setting([], "run folders, or schemes: names or {kind:...}")
     length: int = setting(128, "positions shown", at_least=2, below=2049)
     layer: int = setting(1, "layer of a run, counted from 1", at_least=1)
     n_heads: int = setting(8, "attention heads of schemes by name", at_least=1, below=65)
@@ -63,35 +64,40 @@ class BiasConfig:
         return out_of_bounds(self) + missing(self, {"sources": "[t5,alibi]"})
 
 
-def bias_matrix(source: str, length: int, n_heads: int, layer: int = 1) -> BiasMatrix:
-    """The bias of a layer of a run folder's model, or of a scheme by name with that many heads.
+def bias_matrix(source: Any, length: int, n_heads: int, layer: int = 1) -> BiasMatrix:
+    """The bias of a layer of a run folder's model, or of a scheme by its spec, with so many heads.
 
-    A UserError if the source is neither, cannot read that length, or does nothing to attention.
+    A UserError if the source is neither, or cannot read that length.
     """
-    folder = Path(source)
-    if folder.is_dir():
+    folder = Path(source) if isinstance(source, str) else Path()
+    if isinstance(source, str) and folder.is_dir():
         run = load_run(folder)
         config = run.config
-        name = config.position.kind
         model = build_model(run, seed=None, backend="auto")
         run.load_weights(model)
         stream = run.data.split("validation").stream[:length]
-        heading = f"{title(name)}, trained at {config.train_length:,} ({folder.name})"
+        heading = (
+            f"{title(config.position.kind)}, trained at {config.train_length:,} ({folder.name})"
+        )
         if layer > config.model.n_layers:
             raise UserError(
                 f"layer: given {layer}, but {source} has {config.model.n_layers} layers"
             )
         heading += f", layer {layer}" if config.model.n_layers > 1 else ""
-    elif source in SCHEMES.settings:
-        name, layer = source, 1
+    else:
+        if isinstance(source, str) and source not in SCHEMES.settings:
+            known = list(SCHEMES.settings)
+            raise UserError(f"{unknown('scheme', source, known)}, or a run folder")
+        settings, layer = read_spec(source, "sources"), 1
         sizes = ModelConfig(n_layers=1, n_heads=n_heads, d_model=64 * n_heads, d_ff=64)
-        model = Decoder(sizes, SCHEMES.settings[name](), 256, train_length=length)
+        if problems := settings.problems(sizes.sizes(length)):
+            raise SettingsError([f"sources: {problem}" for problem in problems])
+        model = Decoder(sizes, settings, 256, train_length=length)
         # A real text, which is there.
         stream = np.frombuffer(Path(__file__).read_bytes(), np.uint8)[:length]
         learned = any(True for _ in model.position.parameters())
-        heading = title(name) + (", untrained: its initial values" if learned else "")
-    else:
-        raise UserError(f"{unknown('scheme', source, list(SCHEMES.settings))}, or a run folder")
+        heading = title(settings.kind) + label(settings).removeprefix(settings.kind)
+        heading += ", untrained: its initial values" if learned else ""
     if model.longest is not None and length > model.longest:
         raise UserError(f"length: given {length}, but {source} has {model.longest} positions")
     if len(stream) < length:
@@ -99,16 +105,17 @@ def bias_matrix(source: str, length: int, n_heads: int, layer: int = 1) -> BiasM
             f"length: given {length}, but the text of {source} has {len(stream)} tokens"
         )
     tokens = torch.from_numpy(stream.astype(np.int64))[None]
-    if (added := _added(model.eval(), tokens, layer - 1)) is not None:
-        return BiasMatrix(heading, added)
-    if (similarity := _similarity(model, tokens)) is not None:
-        return BiasMatrix(f"{heading}: similarity of embeddings", similarity, is_added=False)
-    raise UserError(f"{source}: position={name} does nothing to attention: nothing to draw")
+    added = _added(model.eval(), tokens, layer - 1)
+    if added[added.isfinite()].abs().max() < FAINTEST and added[:, -1].isfinite().all():
+        if (similarity := _similarity(model, tokens)) is not None:
+            return BiasMatrix(f"{heading}: similarity of embeddings", similarity, is_added=False)
+        heading += ": adds nothing"
+    return BiasMatrix(heading, added)
 
 
 @torch.no_grad()
-def _added(model: Decoder, tokens: Tensor, layer: int) -> Tensor | None:
-    """What the scheme adds to the logits of a layer; None if nothing. (H or 1, T, T)."""
+def _added(model: Decoder, tokens: Tensor, layer: int) -> Tensor:
+    """What the scheme adds to the logits of a layer. (H, T, T)."""
     seen: dict[int, Any] = {}
     hook = model.position.register_forward_pre_hook(lambda _, given: seen.update({given[0]: given}))
     model(tokens, tokens)
@@ -125,9 +132,7 @@ def _added(model: Decoder, tokens: Tensor, layer: int) -> Tensor | None:
         added = weights_of(turned_q, turned_k, q, bias).clamp(min=1e-30).log() - plain
         added = added - added.amax(-1, keepdim=True)
     j = torch.arange(tokens.shape[1])
-    added = added.masked_fill(~bias.visible(j[:, None], j), -math.inf)[0].float()
-    nothing = added[added.isfinite()].abs().max() < FAINTEST and not bias.needs.window
-    return None if nothing else added
+    return added.masked_fill(~bias.visible(j[:, None], j), -math.inf)[0].float()
 
 
 @torch.no_grad()
@@ -164,6 +169,7 @@ def bias_figure(biases: list[BiasMatrix]) -> "Figure":
         axes = row.subplots(1, n_columns + 1, width_ratios=[1] * n_columns + [2.2], squeeze=False)
         finite = bias.matrix[bias.matrix.isfinite()]
         low, high = max(float(finite.min()), DARKEST), float(finite.max())
+        low = low if low < high else high - 1  # of one value
         for head, panel in enumerate(axes[0, :-1]):
             if head >= n_heads:
                 panel.set_visible(False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from alibi_lm.attention import BACKEND_MEANING, BACKENDS
 from alibi_lm.evaluation.protocols import EvaluationConfig, Measurement
@@ -190,7 +191,13 @@ def measure(
             status, reason = REFUSED, f"it has {subject.longest} positions"
             progress.update(protocol.n_read(len(stream) - 1))
         else:
-            losses_of = reader(subject, device, measurement.dtype, measurement.window)
+            read, backends = reader(subject, device, measurement.dtype, measurement.window), []
+
+            def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
+                losses = read(inputs, targets)  # noqa: B023
+                backends.append(subject.backend)  # noqa: B023
+                return losses
+
             try:
                 losses = score(
                     losses_of, stream, protocol, batch_tokens, progress.update, not consistent
@@ -199,6 +206,6 @@ def measure(
                 if not is_out_of_memory(error):
                     raise
                 status = OUT_OF_MEMORY
-            backend = subject.backend
+            backend = backends[0] if backends else ""  # a shorter last batch may do with another
         seconds = time.perf_counter() - started
         yield Measured(measurement, losses, status, reason, backend, seconds, consistent)

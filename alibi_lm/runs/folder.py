@@ -162,7 +162,7 @@ class RunFolder:
             return from_dict({str(key): value for key, value in values.items()})
         except (OSError, YAMLError, OmegaConfBaseException, UserError) as error:
             reason = "; ".join(str(error).splitlines())
-            raise UserError(f"{file} is damaged: {reason}") from error
+            raise UserError(f"{file} cannot be read: {reason}") from error
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from alibi_lm.config import Config
 from alibi_lm.errors import SettingsError
@@ -33,10 +34,21 @@ def readings(config: Config, wanted: Any) -> list[str]:
     for spec in wanted if isinstance(wanted, list) else [wanted]:
         position = read_spec(spec, SETTING, base=config.position)
         _check(position, config)
-        found.append(_words(position, config.position))
+        words = _words(position, config.position)
+        if not _say(words, position, config):
+            raise SettingsError([f"{SETTING}: given {spec}, which cannot stand in a row as words"])
+        found.append(words)
     if not found:
         raise SettingsError([f"{SETTING}: given none; name at least one, e.g. {{}} as trained"])
     return list(dict.fromkeys(found))
+
+
+def _say(words: str, position: PositionConfig, config: Config) -> bool:
+    """Whether the words are read as these settings again."""
+    try:
+        return reading(config, words) == position
+    except (HydraException, SettingsError):
+        return False
 
 
 def reading(config: Config, changes: str) -> PositionConfig:
@@ -53,9 +65,17 @@ def reading(config: Config, changes: str) -> PositionConfig:
 
 def build_reading(config: Config, changes: str, trained: Position) -> Position:
     """The scheme that a measurement reads the trained scheme's weights by."""
+    settings = reading(config, changes)
+    if settings == config.position:
+        return trained
     sizes = config.model.sizes(config.train_length)
-    position: Position = SCHEMES.build(reading(config, changes), sizes)
-    position.load_state_dict(trained.state_dict())
+    position: Position = SCHEMES.build(settings, sizes)
+    # Parameters alone: what else a scheme keeps follows from its settings.
+    with torch.no_grad():
+        weights = dict(trained.named_parameters())
+        for name, parameter in position.named_parameters():
+            parameter.copy_(weights[name])
+    position.constrain()
     return position
 
 
@@ -80,15 +100,17 @@ def _check(position: PositionConfig, config: Config) -> None:
 
 
 def _shapes(position: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in position.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in position.named_parameters()}
 
 
 def _words(position: PositionConfig, trained: PositionConfig) -> str:
     """What is changed, as words of the command line; the same for all specs of one meaning."""
     same = position.kind == trained.kind
     changed: dict[str, Any] = {} if same else {"position": position.kind}
+    common = {field.name for field in dataclasses.fields(PositionConfig)}
     for field in dataclasses.fields(position):
-        before = getattr(trained, field.name) if same else default_of(field)
+        kept = same or field.name in common
+        before = getattr(trained, field.name) if kept else default_of(field)
         if (value := getattr(position, field.name)) != before:
             changed[f"position.{field.name}"] = value
     return words(changed)

@@ -39,7 +39,7 @@ class Golden(dict[str, Tensor]):
 
 @pytest.fixture
 def compare(record_property: Callable[[str, object], None], request: Any) -> Compare:
-    """Assert that two tensors agree; note by how much (of 1, or of the largest), for the summary."""
+    """Assert that two tensors agree; note for the summary by how much of the largest, or of 1."""
 
     def check(got: Tensor, wanted: Tensor, tolerance: float) -> None:
         assert got.shape == wanted.shape

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from alibi_lm.attention import BACKENDS, Circumstances, Form, attend
+from alibi_lm.attention import BACKENDS, Circumstances, Form, attend, unsupported
 from alibi_lm.errors import SettingsError
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES, Draws, Position, PositionConfig, Sizes
-from alibi_lm.positions.base import cannot_compute
+from alibi_lm.positions.base import cannot_compute, log_temperature
 from alibi_lm.positions.spec import read_spec
 
 VOCAB, TRAINED, LONGER = 50, 60, 140  # LONGER: beyond a block of queries
@@ -35,6 +35,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"kind": "layered", "layers": [{"kind": "fox", "window": 9}, "cope"]},
     {"kind": "layered", "layers": ["kerple", {"kind": "alibi", "interpolated": True}]},
     {"kind": "shape", "base": TABLE, "max_shift": 30},
+    {"kind": "shape", "base": {"kind": "rotary", "scaling": "dynamic"}},
+    {"kind": "shape", "base": {"kind": "layered", "layers": ["rotary", "alibi"]}},
     {"kind": "randomized", "base": "alibi"},
     {"kind": "randomized", "base": "sinusoidal"},
     *({"kind": kind, "window": 20} for kind in ("rotary", "alibi", "fox", "kerple", "cope")),
@@ -172,6 +174,56 @@ def test_the_definition_in_float64(variant: dict[str, Any], length: int) -> None
 
 
 @every_variant
+def test_what_is_shared_among_processes_has_dimensions(variant: dict[str, Any]) -> None:
+    """FSDP refuses parameters without."""
+    assert all(parameter.ndim for parameter in model_of(variant).position.parameters())
+
+
+@pytest.mark.parametrize("kind", SCHEMES.settings)
+@torch.no_grad()
+def test_a_temperature_is_a_factor_on_queries(kind: str) -> None:
+    sizes = Sizes(1, 2, 16, TRAINED)
+    plain, warm = (
+        stirred(read_spec({"kind": kind, "temperature": t}, ""), sizes) for t in ("none", "logn")
+    )
+    warm.load_state_dict(plain.state_dict())
+    length = min(LONGER, plain.longest or LONGER)
+    x, (q, k, v) = torch.randn(1, length, 16), torch.randn(3, 1, 2, length, 8)
+    begun = plain.begin(plain.positions(x[..., 0], None))
+    outputs = []
+    for position, queries in (
+        (warm, q),
+        (plain, q * log_temperature(length, TRAINED, "logn")),
+    ):
+        turned, keys, bias = position(0, x, queries, k, begun)
+        outputs.append(attend(turned, keys, v, bias).out)
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "alibi", "layered"])
+@pytest.mark.parametrize(("window", "sinks"), [(5, 0), (30, 4), (62, 4), (138, 4)])
+@pytest.mark.parametrize("over", [None, 5, 30, 62, 64, 200])
+@torch.inference_mode()
+def test_two_windows(kind: str, window: int, sinks: int, over: int | None) -> None:
+    """No query sees what either hides, and what is needed is what was declared."""
+    settings = read_spec({"kind": kind, "window": window, "sinks": sinks}, "")
+    position = stirred(settings, Sizes(2, 2, 16, TRAINED))
+    x, q = torch.zeros(1, LONGER, 16), torch.zeros(1, 2, LONGER, 8)
+    begun = position.begin(position.positions(x[..., 0], None))
+    i = torch.arange(LONGER)
+    hidden = (i[:, None] - i >= window) & (i >= sinks)
+    if over is not None:
+        hidden |= i[:, None] - i >= over
+    for layer in range(2):
+        bias = position(layer, x, q, q, begun)[2].within(over, LONGER)
+        assert not (bias.visible(i[:, None], i) & hidden).any()
+        for backend in BACKENDS:
+            can = unsupported(backend, bias.needs, Circumstances()) is None
+            if cannot_compute(settings, backend, LONGER, Circumstances(), over) is None:
+                assert can
+
+
+@every_variant
 @torch.inference_mode()
 def test_flex_attention_where_it_can(variant: dict[str, Any]) -> None:
     """Not compiled, which is for a GPU; `score_mod` of functions among them."""
@@ -190,11 +242,24 @@ def test_flex_attention_where_it_can(variant: dict[str, Any]) -> None:
 def test_a_spec_that_is_none() -> None:
     for spec, line in (
         ("alibbi", r"where: position 'alibbi' does not exist \(did you mean alibi\?\)"),
-        ({"theta": 5.0}, "where: position 'None' does not exist"),
+        ({"theta": 5.0}, "where: given .*, but it must name a kind, {kind:rotary}"),
+        ({"kind": ["a"]}, "where: position '.'a'.' does not exist"),
         (7, "where: given 7, but it must be a scheme or {kind:rotary,theta:1e6}"),
         ({"kind": "rotary", "teta": 5}, "where: setting 'teta' does not exist .did you mean theta"),
-        ({"kind": "rotary", "theta": "x"}, "where: Value 'x' of type 'str' could not be converted"),
-        ({"kind": "rotary", "theta": 0.5}, "where: theta: given 0.5, but it must be above 1"),
+        ({"kind": "rotary", "theta": "x"}, "where.theta: given x, but it must be a number"),
+        ({"kind": "alibi", "slopes": 5}, "where.slopes: given one value, but it must be a list"),
+        ({"kind": "rotary", "theta": 0.5}, "where.theta: given 0.5, but it must be above 1"),
     ):
         with pytest.raises(SettingsError, match=line):
             read_spec(spec, "where")
+
+
+def test_drawn_positions_are_for_schemes_that_take_them() -> None:
+    sizes = MODEL.sizes(TRAINED)
+    layered = {"kind": "layered", "layers": ["kerple", "rotary"]}
+    for base in ("t5", "kerple", "fox", "cope", "randomized", layered):
+        for kind in ("shape", "randomized"):
+            (line,) = read_spec({"kind": kind, "base": base}, "").problems(sizes)
+            assert line.startswith("position.base: given ") and "takes no positions" in line
+    for base in ("none", "sinusoidal", "rotary", "alibi"):
+        assert read_spec({"kind": "shape", "base": base}, "").problems(sizes) == []

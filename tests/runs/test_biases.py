@@ -38,8 +38,16 @@ def test_attention_left_for_equally_similar_keys() -> None:
 
 
 def test_what_has_no_bias(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="position=none does nothing to attention"):
-        bias_matrix("none", 8, 4)
+    nothing = bias_matrix("none", 8, 4)
+    assert nothing.title == "NoPE: adds nothing" and not nothing.matrix.tril().any()
+    assert bias_matrix("cope", 8, 4).title.endswith("its initial values: adds nothing")
+    assert bias_matrix("sinusoidal", 8, 4).title == "Sinusoidal: similarity of embeddings"
+    with pytest.raises(UserError, match=r"sources: position.slopes: given 2, but the model has 4"):
+        bias_matrix({"kind": "alibi", "slopes": [0.1, 0.2]}, 8, 4)
+    with pytest.raises(
+        UserError, match=r"sources: position.max_positions: given 16, but it must be"
+    ):
+        bias_matrix({"kind": "randomized", "max_positions": 16}, 30, 4)
     with pytest.raises(UserError, match=r"did you mean alibi\?.*or a run folder"):
         bias_matrix("alibbi", 8, 4)
     with pytest.raises(UserError, match="is not a run folder"):

@@ -14,9 +14,12 @@ from alibi_lm.errors import SettingsError
 from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.evaluation.rows import REFUSED
 from alibi_lm.model.decoder import Decoder
+from alibi_lm.positions import SCHEMES, Sizes
+from alibi_lm.positions.alibi import Alibi
 from alibi_lm.positions.spec import read_spec
 from alibi_lm.report import summary, write_report
-from alibi_lm.runs.readings import reading, readings
+from alibi_lm.report.comparisons import comparisons
+from alibi_lm.runs.readings import build_reading, reading, readings
 
 SPECS: list[Any] = [
     {},
@@ -50,6 +53,52 @@ def test_words_are_the_same_for_one_meaning(small_config: Callable[..., Config])
     assert readings(config, same) == ["position.scaling=linear position.factor=2.0"]
     assert readings(config, None) == readings(config, {"theta": 10000}) == [""]
     assert readings(config, [{}, {"kind": "none"}]) == ["", "position=none"]
+    config = small_config({"kind": "layered", "layers": ["rotary", "none"]})
+    for layers in (
+        [{"kind": "rotary"}, "none"],
+        [{"kind": "rotary", "theta": 10000}, {"kind": "none"}],
+        ["rotary", "none", "rotary", "none"],
+    ):
+        assert readings(config, {"layers": layers}) == [""]
+        assert small_config({"kind": "layered", "layers": layers}) == config
+    randomized: Any = read_spec({"kind": "randomized", "base": {"kind": "rotary"}}, "")
+    assert randomized.base == "rotary"
+    written_out = {"kind": "sinusoidal", "table": "paper"}
+    shape: Any = read_spec({"kind": "shape", "base": written_out}, "")
+    assert shape.base is None
+
+
+def test_another_kind_keeps_what_all_schemes_have(small_config: Callable[..., Config]) -> None:
+    config = small_config({"kind": "rotary", "window": 30, "theta": 5.0})
+    assert reading(config, "position=none").window == 30
+    assert readings(config, {"kind": "none"}) == ["position=none"]
+    assert readings(config, {"kind": "none", "window": None}) == [
+        "position=none position.window=null"
+    ]
+
+
+def test_a_scheme_of_buffers_is_read_by_its_settings(
+    small_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a scheme keeps and does not train follows from the settings, not from the weights."""
+
+    class Kept(Alibi):
+        def __init__(self, config: Any, sizes: Sizes) -> None:
+            super().__init__(config, sizes)
+            self.register_buffer("kept", torch.tensor([config.scale]))
+
+    monkeypatch.setitem(SCHEMES.made, "alibi", Kept)
+    config = small_config("alibi")
+    trained_scheme = SCHEMES.build(config.position, config.model.sizes(16))
+    read: Any = build_reading(config, "position.scale=0.5", trained_scheme)
+    assert (trained_scheme.kept.item(), read.kept.item()) == (1.0, 0.5)
+    config = small_config("kerple")
+    wide = SCHEMES.build(config.position, config.model.sizes(16))
+    with torch.no_grad():
+        wide.p.fill_(3.0)
+        wide.a.fill_(0.5)
+    read = build_reading(config, "position.kernel=power", wide)
+    assert read.p.max() == 2.0 and read.a.min() == 0.5
 
 
 @pytest.mark.parametrize(
@@ -57,9 +106,11 @@ def test_words_are_the_same_for_one_meaning(small_config: Callable[..., Config])
     [
         ({"kind": "t5"}, "parameters are not those of the trained position=rotary"),
         ({"kind": "fox"}, "gates.0.bias is .2,., in the trained not there"),
-        ({"scaling": "foo"}, "evaluation.position: scaling: given 'foo', but it must be one of"),
+        ({"scaling": "foo"}, "evaluation.position.scaling: given 'foo', but it must be one of"),
         ({"factor": 3.0}, "position.factor: given 3, but position.scaling is none"),
         ({"sinks": 3}, "position.sinks: given 3, but without position.window all are seen"),
+        ({"theta": "x"}, "evaluation.position.theta: given x, but it must be a number"),
+        ({"kind": ["a"]}, "position '.'a'.' does not exist"),
         ({"window": 0}, "window: given 0, but it must be at least 1"),
         ({"tetha": 3}, "setting 'tetha' does not exist .did you mean theta"),
         ([], "given none; name at least one"),
@@ -103,6 +154,26 @@ def test_each_reading_is_a_row_and_a_curve(
     assert "rotary position.scaling=dynamic" in table and "rotary position=none" in table
     assert "depends on the length of the window" in table
     write_report(results, tmp_path / "report")
+
+
+def test_a_reading_that_all_share_is_named(small_config: Callable[..., Config]) -> None:
+    """It is another model, and no claim on the scheme as it is by default."""
+    run = trained(small_config("rotary"))
+    results = evaluated(run, EvaluationConfig(lengths=[16, 40], position={"window": 5}))
+    assert "| rotary position.window=5" in summary(results)
+    (curves,) = comparisons(results).values()
+    assert [curve.is_plain for curve in curves] == [False]
+
+
+def test_the_backend_of_a_row_is_that_of_whole_windows(small_config: Callable[..., Config]) -> None:
+    """The shorter last batch may do with another, which could not compute the others."""
+    run = trained(small_config("none"))
+    n = run.data.split("validation").tokens
+    length = next(k for k in range(30, 60) if 0 < n % k < 20)
+    settings = EvaluationConfig(
+        lengths=[length], attention=["window"], window=20, batch_tokens=length
+    )
+    assert evaluated(run, settings)[0].row.backend == "blocks"
 
 
 def test_a_number_hangs_on_the_window_alone(small_config: Callable[..., Config]) -> None:
