@@ -3,8 +3,9 @@
   python tests/golden/runs.py     (computes them and writes losses.json; takes a minute)
 
 Every scheme is trained for 20 steps by AdamW, those that the paper compares also by its recipe with
-every dropout on, from both initialisations and with both softmaxes; and evaluated by every protocol. Three heads (not a
-power of two), accumulation, clipping and lengths that are no multiple of anything are on purpose.
+every dropout on, from both initialisations and with both softmaxes; and evaluated by every
+protocol. Three heads (not a power of two), accumulation, clipping and lengths that are no multiple
+of anything are on purpose.
 """
 
 import itertools
