@@ -44,8 +44,10 @@ class CountedPositions(OnLogits):
         below = positions.floor()
         above = positions - below  # the share of the position above
         table = self.by_position[:, :, block.queries].to(logits.dtype)
-        low = table.gather(-1, below.long())
-        high = table.gather(-1, positions.ceil().long())
+        last = table.shape[-1] - 1
+        # Clamped again, because a NaN is no place in a table; the loss will be NaN, too.
+        low = table.gather(-1, below.long().clamp(0, last))
+        high = table.gather(-1, positions.ceil().long().clamp(0, last))
         return logits + low + above * (high - low)
 
     def positions(self, logits: Tensor, block: Block) -> Tensor:

@@ -224,6 +224,16 @@ def test_two_windows(kind: str, window: int, sinks: int, over: int | None) -> No
 
 
 @every_variant
+def test_a_loss_that_is_nan_is_no_error(variant: dict[str, Any]) -> None:
+    """Training stops on it with a line of its own."""
+    net = model_of(variant)
+    with torch.no_grad():
+        net.embedding.weight.fill_(torch.nan)
+    x, y = text(30)
+    assert net(x, y, draws=Draws(0, torch.tensor([1, 2]))).isnan().any()
+
+
+@every_variant
 @torch.inference_mode()
 def test_flex_attention_where_it_can(variant: dict[str, Any]) -> None:
     """Not compiled, which is for a GPU; `score_mod` of functions among them."""
