@@ -140,9 +140,10 @@ def leave_uncompiled() -> None:
     """Keep torch.compile out of the backends that call kernels; call it before compiling.
 
     Compiled, `row` would store its mask whole, `blocks` would be a kernel for every block, and
-    `flex` is compiled already. Not done where they are defined: it loads the compiler, which would
-    add a second to every start.
+    `flex` is compiled already; `scored` compiles its blocks itself. Not done where they are
+    defined: it loads the compiler, which would add a second to every start.
     """
+    BACKENDS["scored"] = functools.partial(attend_scored, compiled=True)
     for name in ("row", "blocks", "scored", "flex"):
         disabled = torch.compiler.disable(BACKENDS[name], recursive=name != "flex")  # type: ignore[no-untyped-call]
         BACKENDS[name] = disabled

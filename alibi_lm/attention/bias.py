@@ -76,6 +76,11 @@ class OnLogits:
         return None
 
     @property
+    def is_faster_compiled(self) -> bool:
+        """Whether torch.compile makes a block of it faster; it must then not use block.queries."""
+        return type(self) is OnLogits
+
+    @property
     def has_score_mod(self) -> bool:
         """Whether `score_mod` is all that it does, so that FlexAttention may compute it."""
         return False

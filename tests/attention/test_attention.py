@@ -24,8 +24,10 @@ from alibi_lm.attention import (
 from alibi_lm.attention.blocks import BACKWARD_BLOCK, FORWARD_BLOCK, attend_blocks
 from alibi_lm.attention.coordinates import widen
 from alibi_lm.attention.flex import BLOCK, attend_flex, visible_blocks
+from alibi_lm.attention.scored import attend_scored
 from alibi_lm.benchmark.measure import rise
 from alibi_lm.positions.alibi import alibi_slopes
+from alibi_lm.positions.stickbreaking import BreakStick
 
 FORMS = ("none", "key", "sequences", "distance", "both")
 LENGTHS = (1, 2, 127, 128, 129, 300, FORWARD_BLOCK, FORWARD_BLOCK + 1, 2 * FORWARD_BLOCK + 7)
@@ -559,6 +561,20 @@ def test_scored_drops_the_same_in_both_directions() -> None:
     assert out.mean().item() == pytest.approx(1, abs=0.02) and out.std() > 0.01
     (gradient,) = torch.autograd.grad(out.sum(), ones)
     torch.testing.assert_close(gradient.sum(), out.sum())
+
+
+def test_scored_blocks_compiled() -> None:
+    """One kernel for all blocks and lengths, with the same values and gradients."""
+    for length in (300, 200):
+        inputs = [x.requires_grad_() for x in qkv(2, 2, length, 8)]
+        bias = Bias(on_logits=BreakStick(attend_current=False))
+
+        def outcome(compiled: bool) -> tuple[Tensor, ...]:
+            out = attend_scored(*inputs, bias, 0.0, compiled=compiled)  # noqa: B023
+            return (out, *torch.autograd.grad(out.square().sum(), inputs))  # noqa: B023
+
+        for got, wanted in zip(outcome(True), outcome(False), strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_scored_stores_no_matrix() -> None:
