@@ -123,7 +123,7 @@ def notes(curves: Sequence[Curve]) -> list[str]:
     ):
         found.append(
             "What a token scores depends on the length of the window, not only on what stands "
-            f"before it: {', '.join(varying)}."
+            f"before it: {'; '.join(varying)}."
         )
     if any(row.dirty for row in rows):
         found.append("Some rows were measured by code with changes that were not committed.")
