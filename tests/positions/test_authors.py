@@ -433,6 +433,16 @@ def test_t5(compare: Compare) -> None:
     compare(bias.by_distance, golden["bias_by_distance"], 1e-9)
 
 
+@torch.no_grad()
+def test_sandwich(compare: Compare) -> None:
+    golden = Golden("sandwich")
+    for n_heads, width in ((4, 16), (12, 128)):
+        made = scheme("sandwich", Sizes(1, n_heads, 12, 64), torch.float64, width=width)
+        for length in (64, 600):
+            wanted = golden[f"paper.bias_by_distance.H{n_heads}.d{width}.{length}"]
+            compare(at_length(made, length).by_distance, wanted, 1e-5)
+
+
 @pytest.mark.parametrize(
     ("pattern", "layers"),
     [
