@@ -80,7 +80,8 @@ class _Blocks(torch.autograd.Function):
         q, k, v, out, by_distance, by_key = ctx.saved_tensors
         wanted = ctx.needs_input_grad[3:5]
         how = ctx.window, wanted, ctx.dropout, ctx.seed
-        found = gradients(q, k, v, out, by_distance, by_key, grad_out, *how)
+        with torch.autocast(q.device.type, enabled=False):
+            found = gradients(q, k, v, out, by_distance, by_key, grad_out, *how)
         return (*found, None, None, None)
 
 
@@ -124,27 +125,9 @@ def gradients(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of q, k, v and, where wanted, of by_distance and by_key.
 
-    Of attention that gave `out`, whichever backend computed it; in float32 until the last.
+    Of attention that gave `out`, whichever backend computed it; in float32 until the last. To be
+    called outside of autocast.
     """
-    with torch.autocast(q.device.type, enabled=False):
-        return _gradients(
-            q, k, v, out, by_distance, by_key, grad_out, window, wanted, dropout, seed
-        )
-
-
-def _gradients(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    by_distance: Tensor | None,
-    by_key: Tensor | None,
-    grad_out: Tensor,
-    window: int,
-    wanted: tuple[bool, bool],
-    dropout: float,
-    seed: int,
-) -> tuple[Tensor | None, ...]:
     batch, heads, length, head_dim = q.shape
     rows = _Rows(by_distance, by_key, window, length, BACKWARD_BLOCK, q.device)
     by_distance_grad = by_key_grad = None

@@ -74,7 +74,9 @@ class _Row(torch.autograd.Function):
         q, k, v, out, log_sums, by_key = ctx.saved_tensors
         if ctx.needs_input_grad[3]:
             # The kernel has no gradient of its mask.
-            grads = gradients(q, k, v, out, None, by_key, grad_out, q.shape[2], (False, True))
+            wanted, window = (False, True), q.shape[2]
+            with torch.autocast("cpu", enabled=False):
+                grads = gradients(q, k, v, out, None, by_key, grad_out, window, wanted)
             return (*grads[:3], grads[4])
         batch, _, length, _ = q.shape
         grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))

@@ -104,9 +104,3 @@ class Alibi(Position):
         if self.interpolated and length > self.train_length:
             slopes = slopes * (self.train_length / length)
         return Bias(by_key=slopes[:, None] * positions[..., None, :])
-
-    def in_layer(
-        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
-    ) -> tuple[Tensor, Tensor, Bias]:
-        """The same bias in every layer."""
-        return q, k, begun

@@ -134,7 +134,10 @@ class Position(nn.Module):
         return torch.arange(tokens.shape[1], device=tokens.device)
 
     def begin(self, positions: Tensor) -> Any:
-        """What all layers share, computed once per forward pass and given to the next two hooks."""
+        """What all layers share, computed once per forward pass and given to the next two hooks.
+
+        A Bias is added in every layer, unless `in_layer` is overridden.
+        """
 
     def embed(self, x: Tensor, begun: Any) -> Tensor:
         """Add positions to the token embeddings, once, at the bottom of the model. x: (B, T, D)."""
@@ -148,7 +151,7 @@ class Position(nn.Module):
         layer: counted from 0. x: (B, T, D), its input after the norm. q, k: (B, H, T, K). The scale
         stays 1 / sqrt(head_dim) of the values, even where q and k come out wider.
         """
-        return q, k, NO_BIAS
+        return q, k, begun if isinstance(begun, Bias) else NO_BIAS
 
     def forward(
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any

@@ -7,7 +7,6 @@ exponent of the power kernel to at most 2, which leaves their gradients alone.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +59,3 @@ class Kerple(Position):
         if self.kernel == "log":
             return Bias(by_distance=-p * torch.log1p(a * distances))
         return Bias(by_distance=-a * distances**p)
-
-    def in_layer(
-        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
-    ) -> tuple[Tensor, Tensor, Bias]:
-        """The same bias in every layer."""
-        return q, k, begun

@@ -7,7 +7,6 @@ code counts k from 1 and takes the width of a head, which is another scheme.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,9 +53,3 @@ class Sandwich(Position):
         curve = (positions[:, None] * frequencies).cos().sum(-1)  # (T,)
         heads = torch.arange(1, self.n_heads + 1, device=positions.device)
         return Bias(by_distance=(curve * self.n_heads / (8 * heads[:, None])).float())
-
-    def in_layer(
-        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
-    ) -> tuple[Tensor, Tensor, Bias]:
-        """The same bias in every layer."""
-        return q, k, begun

@@ -8,7 +8,6 @@ distances share the last.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +73,3 @@ class T5Bias(Position):
         table = self.relative_attention_bias.weight  # (num_buckets, H)
         buckets = t5_buckets(positions, self.num_buckets, self.max_distance)
         return Bias(by_distance=table[buckets].T)
-
-    def in_layer(
-        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
-    ) -> tuple[Tensor, Tensor, Bias]:
-        """The same bias in every layer."""
-        return q, k, begun
