@@ -81,6 +81,15 @@ class Registry:
         def keep(settings: Any) -> Any:
             if name in self.settings:
                 raise ValueError(f"{self.group} '{name}' is registered already")
+            if not re.fullmatch(r"\w+", name):
+                raise ValueError(f"{self.group} '{name}' must be letters, digits and _")
+            if "__dataclass_fields__" not in vars(settings):
+                raise TypeError(f"the settings of {self.group} '{name}' must be a @dataclass")
+            for field in dataclasses.fields(settings):
+                if "meaning" not in field.metadata:
+                    raise TypeError(f"{field.name} of {self.group} '{name}' needs setting(...)")
+            if problems := out_of_bounds(settings()):
+                raise ValueError(f"the default of {self.group} '{name}': {problems[0]}")
             settings.kind = name
             self.settings[name] = settings
             ConfigStore.instance().store(group=self.group, name=name, node=settings)

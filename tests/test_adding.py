@@ -18,6 +18,7 @@ from torch import Tensor
 from alibi_lm.cli import help_text
 from alibi_lm.config import Config
 from alibi_lm.data.corpus import SOURCES, Corpus, DataConfig
+from alibi_lm.errors import UserError
 from alibi_lm.evaluation.protocols import PROTOCOLS, EvaluationConfig, Protocol, register
 from alibi_lm.evaluation.rows import read_results
 from alibi_lm.evaluation.spans import Spans, sliding
@@ -26,6 +27,7 @@ from alibi_lm.positions import SCHEMES
 from alibi_lm.report import summary, write_report
 from alibi_lm.report.figures import FIGURES, figure
 from alibi_lm.report.legend import FAMILIES, style, title
+from alibi_lm.runs.plan import plan_run
 from alibi_lm.settings import REGISTRIES, setting
 from alibi_lm.training.optim import OPTIMIZERS, OptimConfig
 
@@ -67,6 +69,88 @@ def test_the_scheme_of_the_readme(
     assert "mine" in summary(results)
     write_report(results, tmp_path / "report")
     assert "Mine" in (tmp_path / "report" / "extrapolation.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("@dataclass\n", "", "the settings of position 'mine' must be a @dataclass"),
+        ('setting(0.1, "penalty per token", above=0)', "0.1", "penalty of position 'mine' needs"),
+        (
+            "above=0",
+            "above=1",
+            "the default of position 'mine': penalty: given 0.1, but it must",
+        ),
+        ("(PositionConfig)", "", "the settings of position 'mine' must be a PositionConfig"),
+        ("Mine(Position)", "Mine", "position 'mine' must be a subclass of Position"),
+        ("form, title, family", "form, name, family", "position 'mine' must say its title"),
+        ('add("mine"', 'add("my scheme"', "'my scheme' must be letters, digits and _"),
+        ("def in_layer", "exit(3)\n    def in_layer", "SystemExit: 3"),
+    ],
+)
+def test_mistakes_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, line: str
+) -> None:
+    load(tmp_path, monkeypatch, readme_scheme().replace(old, new))
+    (failure,) = plugins.FAILURES
+    assert line in failure
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            ".expand(q.shape[1], -1)",
+            "",
+            r"by_key of its Bias is \(16,\), but it must be \(2, 16\)",
+        ),
+        (
+            "def in_layer",
+            "def in_layers",
+            "its Bias holds no bias, but its class declares a bias",
+        ),
+        (
+            "Form.BY_KEY",
+            "Form.NONE",
+            "its Bias holds a bias by key, but its class declares no",
+        ),
+        ("return q, k, Bias", "return q, Bias", "in_layer must return q, k and a Bias"),
+    ],
+)
+def test_mistakes_in_a_scheme(
+    small_config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    old: str,
+    new: str,
+    line: str,
+) -> None:
+    load(tmp_path, monkeypatch, readme_scheme().replace(old, new))
+    assert plugins.FAILURES == []
+    with pytest.raises(UserError, match=f"position=mine: {line}"):
+        trained(small_config("mine"))
+
+
+def test_another_formula_is_another_run(
+    small_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The identity of a run of one's own scheme holds the hash of its file."""
+    names = set()
+    for factor in ("self.config", "5 * self.config", "self.config"):
+        load(tmp_path, monkeypatch, readme_scheme().replace("self.config", factor))
+        names.add(plan_run(small_config("mine")).path.name)
+        del SCHEMES.settings["mine"], SCHEMES.made["mine"]
+    assert len(names) == 2
+    assert "position_hash" not in plan_run(small_config("alibi")).identity.values
+
+
+def load(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """As if ALIBI_LM_PLUGINS had named a file with the code."""
+    (folder / "mine.py").write_text(code)
+    monkeypatch.setenv(plugins.VARIABLE, str(folder / "mine.py"))
+    monkeypatch.setattr(plugins, "FAILURES", [])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    plugins.load_plugins()
 
 
 def test_a_scheme_in_a_file_is_found_by_every_process(tmp_path: Path, text_file: Path) -> None:

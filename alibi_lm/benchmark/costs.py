@@ -240,6 +240,8 @@ def cost(config: Config, text: Text, meter: Meter, n_devices: int = 1) -> Cost:
     check_vocabulary(config.model, vocab_size)
     n_parameters = meter.parameters(config, vocab_size)
     wanted = measurements(config.evaluation, config.train_length, "", config.dtype)
+    if isinstance(config.evaluation.position, list):  # as often as it is read otherwise
+        wanted *= len(config.evaluation.position)
     read, flops = None, None
     if text.targets is not None:
         reads = [m.protocol.n_read(text.targets) for m in wanted]

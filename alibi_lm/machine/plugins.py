@@ -29,7 +29,7 @@ def load_plugins() -> None:
     for source, name in wanted:
         try:
             _import(name)
-        except Exception as error:  # whatever a user's code raises
+        except (Exception, SystemExit) as error:  # whatever a user's code raises
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, FileNotFoundError):
                 reason = "no such file"

@@ -4,16 +4,40 @@ The base class itself is NoPE: a decoder that knows positions only through its c
 (Haviv et al. 2022, Kazemnejad et al. 2023).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from alibi_lm.attention import NO_BIAS, Bias, Circumstances, Form, Needs, unsupported
+from alibi_lm.errors import UserError
 from alibi_lm.settings import Registry, setting
 
-SCHEMES = Registry("position")
+T = TypeVar("T")
+
+
+class Schemes(Registry):
+    """The positional schemes by name."""
+
+    def add(self, name: str, settings: type[Any]) -> Callable[[T], T]:
+        """Register a scheme, a subclass of Position, and the dataclass of its settings."""
+
+        def keep(made: Any) -> Any:
+            if not (isinstance(made, type) and issubclass(made, Position)):
+                raise TypeError(f"position '{name}' must be a subclass of Position")
+            if not issubclass(settings, PositionConfig):
+                raise TypeError(f"the settings of position '{name}' must be a PositionConfig")
+            for word in ("title", "family", "idea", "source"):
+                if not isinstance(getattr(made, word, None), str):
+                    raise TypeError(f"position '{name}' must say its {word}")
+            return Registry.add(self, name, settings)(made)
+
+        return keep
+
+
+SCHEMES = Schemes("position")
 TEMPERATURES = ("none", "logn", "logn_unclipped")
 
 
@@ -98,6 +122,7 @@ class Position(nn.Module):
         super().__init__()
         self.config: Any = config
         self.train_length = sizes.train_length
+        self._forms = {needs.form for needs in self.needs(config, length=1)}
 
     @classmethod
     def needs(cls, config: Any, length: int) -> set[Needs]:
@@ -161,8 +186,29 @@ class Position(nn.Module):
         temperature = self.config.temperature
         if temperature != "none":
             q = q * log_temperature(q.shape[2], self.train_length, temperature, q.device)
-        q, k, bias = self.in_layer(layer, x, q, k, begun)
+        given = self.in_layer(layer, x, q, k, begun)
+        if problem := self._problem(given, v_shape=q.shape):
+            raise UserError(f"position={self.config.kind}: {problem}")
+        q, k, bias = given
         return q, k, bias.within(window, q.shape[2], sinks)
+
+    def _problem(self, given: Any, v_shape: torch.Size) -> str | None:
+        """What is wrong with what `in_layer` gave: a scheme may be of the user's own."""
+        if not (isinstance(given, tuple) and len(given) == 3 and isinstance(given[2], Bias)):
+            return "in_layer must return q, k and a Bias"
+        bias, (batch, heads, length, _) = given[2], v_shape
+        by_sequence = (batch, heads, length)
+        for name, numbers, shapes in (
+            ("by_distance", bias.by_distance, [by_sequence[1:]]),
+            ("by_key", bias.by_key, [by_sequence[1:], by_sequence]),
+        ):
+            if numbers is not None and tuple(numbers.shape) not in shapes:
+                allowed = " or ".join(map(str, shapes))
+                return f"{name} of its Bias is {tuple(numbers.shape)}, but it must be {allowed}"
+        if bias.needs.form not in self._forms:
+            declared = ", ".join(sorted(form.value for form in self._forms))
+            return f"its Bias holds {bias.needs.form.value}, but its class declares {declared}"
+        return None
 
 
 def cannot_compute(

@@ -31,6 +31,10 @@ from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
 from alibi_lm.settings import setting
 
 SCALINGS = ("none", "linear", "ntk", "dynamic", "yarn", "llama3")
+OF_SCALING = {
+    "yarn": ("beta_fast", "beta_slow", "truncate", "attention_factor"),
+    "llama3": ("low_freq_factor", "high_freq_factor"),
+}
 
 
 @dataclass
@@ -71,6 +75,19 @@ class RotaryConfig(PositionConfig):
                 f"position.factor: given {self.factor:g}, but position.scaling is none; allowed: "
                 + ", ".join(SCALINGS[1:])
             )
+        if self.factor == 1 and self.scaling in ("linear", "ntk", "yarn", "llama3"):
+            problems.append(
+                f"position.factor: given 1, which leaves position.scaling={self.scaling} without "
+                "effect; give how much longer texts get"
+            )
+        for scaling, names in OF_SCALING.items():
+            default = RotaryConfig.__dataclass_fields__
+            set_ones = [n for n in names if getattr(self, n) != default[n].default]
+            if set_ones and self.scaling != scaling:
+                problems.append(
+                    f"position.{set_ones[0]}: given {getattr(self, set_ones[0])}, but only "
+                    f"position.scaling={scaling} has it; position.scaling is {self.scaling}"
+                )
         if self.beta_slow >= self.beta_fast:
             problems.append(
                 f"position.beta_slow: given {self.beta_slow:g}, but it must be below "

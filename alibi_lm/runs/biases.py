@@ -25,7 +25,7 @@ from alibi_lm.attention.reference import logits_of, weights_of
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
-from alibi_lm.positions import SCHEMES
+from alibi_lm.positions import SCHEMES, PositionConfig
 from alibi_lm.positions.spec import label, read_spec
 from alibi_lm.report.legend import title
 from alibi_lm.runs.folder import load_run
@@ -76,9 +76,7 @@ def bias_matrix(source: Any, length: int, n_heads: int, layer: int = 1) -> BiasM
         model = build_model(run, seed=None, backend="auto")
         run.load_weights(model)
         stream = run.data.split("validation").stream[:length]
-        heading = (
-            f"{title(config.position.kind)}, trained at {config.train_length:,} ({folder.name})"
-        )
+        heading = f"{_title(config.position)}, trained at {config.train_length:,} ({folder.name})"
         if layer > config.model.n_layers:
             raise UserError(
                 f"layer: given {layer}, but {source} has {config.model.n_layers} layers"
@@ -96,7 +94,7 @@ def bias_matrix(source: Any, length: int, n_heads: int, layer: int = 1) -> BiasM
         # A real text, which is there.
         stream = np.frombuffer(Path(__file__).read_bytes(), np.uint8)[:length]
         learned = any(True for _ in model.position.parameters())
-        heading = title(settings.kind) + label(settings).removeprefix(settings.kind)
+        heading = _title(settings)
         heading += ", untrained: its initial values" if learned else ""
     if model.longest is not None and length > model.longest:
         raise UserError(f"length: given {length}, but {source} has {model.longest} positions")
@@ -111,6 +109,10 @@ def bias_matrix(source: Any, length: int, n_heads: int, layer: int = 1) -> BiasM
             return BiasMatrix(f"{heading}: similarity of embeddings", similarity, is_added=False)
         heading += ": adds nothing"
     return BiasMatrix(heading, added)
+
+
+def _title(settings: PositionConfig) -> str:
+    return title(settings.kind) + label(settings).removeprefix(settings.kind)
 
 
 @torch.no_grad()

@@ -6,11 +6,14 @@ run that was trained before it existed. Of text and tokenizer the content counts
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from alibi_lm.config import Config
 from alibi_lm.data.tokens import TokenizedCorpus
+from alibi_lm.positions import SCHEMES
 from alibi_lm.settings import default_of, walk, words
 
 SCHEMA = 1  # goes up only when a default changes its meaning
@@ -44,6 +47,8 @@ def identify(config: Config, data: TokenizedCorpus, source: str | None = None) -
     values = {"schema": SCHEMA} | kinds | changed | hashes
     if source is not None:
         values["source"] = source
+    if code := _own_code(config):
+        values["position_hash"] = code
     own = {k: v for k, v in changed.items() if k.startswith("position.")}
     shared = {
         key: value
@@ -62,6 +67,15 @@ def changed_settings(config: Any) -> dict[str, Any]:
         for key, value, field in walk(config, identity_only=True)
         if value != default_of(field)
     }
+
+
+def _own_code(config: Config) -> str | None:
+    """The hash of the file of a scheme of the user's own: its formula may change under its name."""
+    module = SCHEMES.made[config.position.kind].__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module.startswith("alibi_lm.") or file is None:
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def _digest(values: Any) -> str:

@@ -94,6 +94,13 @@ def check_evaluation(config: Config, settings: EvaluationConfig, backend: str) -
     windows = {"full": None, "window": settings.window or config.train_length}
     for words in readings(config, settings.position):
         read = replace(config, position=reading(config, words))
+        if read.position.sinks and "window" in settings.attention:
+            raise SettingsError(
+                [
+                    f"evaluation.attention: given {settings.attention}, but the scheme has sinks "
+                    f"({read.position.sinks}), which a second window would hide; leave out window"
+                ]
+            )
         for length in settings.lengths_of(config.train_length):
             for attention in settings.attention:
                 check_backend(read, backend, where, length, windows[attention])

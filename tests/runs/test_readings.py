@@ -108,6 +108,14 @@ def test_a_scheme_of_buffers_is_read_by_its_settings(
         ({"kind": "fox"}, "gates.0.bias is .2,., in the trained not there"),
         ({"scaling": "foo"}, "evaluation.position.scaling: given 'foo', but it must be one of"),
         ({"factor": 3.0}, "position.factor: given 3, but position.scaling is none"),
+        (
+            {"attention_factor": 2.0},
+            "position.attention_factor: given 2.0, but only",
+        ),
+        (
+            {"scaling": "yarn"},
+            "position.factor: given 1, which leaves position.scaling=yarn",
+        ),
         ({"sinks": 3}, "position.sinks: given 3, but without position.window all are seen"),
         ({"theta": "x"}, "evaluation.position.theta: given x, but it must be a number"),
         ({"kind": ["a"]}, "position '.'a'.' does not exist"),
@@ -174,6 +182,15 @@ def test_the_backend_of_a_row_is_that_of_whole_windows(small_config: Callable[..
         lengths=[length], attention=["window"], window=20, batch_tokens=length
     )
     assert evaluated(run, settings)[0].row.backend == "blocks"
+
+
+def test_a_window_over_sinks_is_refused(small_config: Callable[..., Config]) -> None:
+    run = trained(small_config("rotary"))
+    settings = EvaluationConfig(
+        lengths=[16], attention=["full", "window"], position=[{}, {"window": 5, "sinks": 2}]
+    )
+    with pytest.raises(SettingsError, match=r"the scheme has sinks \(2\), which a second window"):
+        evaluated(run, settings)
 
 
 def test_a_number_hangs_on_the_window_alone(small_config: Callable[..., Config]) -> None:
