@@ -51,7 +51,7 @@ class Block:
 
     @property
     def distances(self) -> Tensor:
-        """I - j, or 0 for keys of the future. (R, C)."""
+        """From query back to key, i - j; 0 for keys of the future. (R, C)."""
         return (self.i - self.j).clamp(min=0)
 
 

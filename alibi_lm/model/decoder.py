@@ -162,8 +162,8 @@ class Decoder(nn.Module):
     @property
     def backend(self) -> str:
         """What computed attention in the last forward pass: of each layer, where they differ."""
-        of_layers: list[Any] = [block.attention.backend for block in self.blocks]  # type: ignore[union-attr]
-        return "+".join(dict.fromkeys(of_layers))
+        blocks: Any = self.blocks
+        return "+".join(dict.fromkeys(block.attention.backend for block in blocks))
 
     @property
     def longest(self) -> int | None:

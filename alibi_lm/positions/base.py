@@ -187,17 +187,16 @@ class Position(nn.Module):
         if temperature != "none":
             q = q * log_temperature(q.shape[2], self.train_length, temperature, q.device)
         given = self.in_layer(layer, x, q, k, begun)
-        if problem := self._problem(given, v_shape=q.shape):
+        if problem := self._problem(given, q.shape):
             raise UserError(f"position={self.config.kind}: {problem}")
         q, k, bias = given
         return q, k, bias.within(window, q.shape[2], sinks)
 
-    def _problem(self, given: Any, v_shape: torch.Size) -> str | None:
+    def _problem(self, given: Any, shape: torch.Size) -> str | None:
         """What is wrong with what `in_layer` gave: a scheme may be of the user's own."""
         if not (isinstance(given, tuple) and len(given) == 3 and isinstance(given[2], Bias)):
             return "in_layer must return q, k and a Bias"
-        bias, (batch, heads, length, _) = given[2], v_shape
-        by_sequence = (batch, heads, length)
+        bias, by_sequence = given[2], tuple(shape[:3])  # (B, H, T)
         for name, numbers, shapes in (
             ("by_distance", bias.by_distance, [by_sequence[1:]]),
             ("by_key", bias.by_key, [by_sequence[1:], by_sequence]),

@@ -4,6 +4,7 @@ What is drawn is a function of the seed and the step and does not depend on how 
 among passes and processes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,16 @@ class DrawnConfig(PositionConfig):
                 f"position.base: given {base.kind}, but it takes no positions: it looks at "
                 "distances, at the tokens, or draws positions itself"
             )
+        elif (longest := SCHEMES.build(base, sizes).longest or math.inf) < self.reach(sizes):
+            problems.append(
+                f"position.base: given {base.kind}, but it has {longest} positions, and the draws "
+                f"of position={self.kind} reach {self.reach(sizes)}"
+            )
         return problems
+
+    def reach(self, sizes: Sizes) -> int:
+        """How many positions the draws reach."""
+        raise NotImplementedError
 
 
 class DrawnPosition(Position):

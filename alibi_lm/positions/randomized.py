@@ -31,35 +31,28 @@ class RandomizedConfig(DrawnConfig):
                 f"position.max_positions: given {self.max_positions}, but it must be at least "
                 f"train_length = {sizes.train_length}"
             )
-        if not problems:
-            longest = SCHEMES.build(self.base_config(), sizes).longest
-            if longest is not None and longest < self.max_positions:
-                problems.append(
-                    f"position.max_positions: given {self.max_positions}, but position.base has "
-                    f"{longest} positions"
-                )
         return problems
+
+    def reach(self, sizes: Sizes) -> int:
+        """As many as are drawn from."""
+        return self.max_positions
 
 
 @SCHEMES.add("randomized", RandomizedConfig)
 class Randomized(DrawnPosition):
     """Randomized positional encodings."""
 
+    config: RandomizedConfig
     title = "Randomized"
     family = "rotation"
     idea = "positions drawn at random, in order, from a longer range than the text"
     source = "Ruoss et al. 2023"
     claim = "generalises to longer inputs in algorithmic tasks; nothing on perplexity"
 
-    def __init__(self, config: RandomizedConfig, sizes: Sizes) -> None:
-        super().__init__(config, sizes)
-        self.max_positions = config.max_positions
-        self.evaluation_draw = config.evaluation_draw
-
     @property
     def longest(self) -> int:
         """As many tokens as there are positions."""
-        return self.max_positions
+        return self.config.max_positions
 
     @property
     def prefix_consistent(self) -> bool:
@@ -68,8 +61,8 @@ class Randomized(DrawnPosition):
 
     def positions(self, tokens: Tensor, draws: Draws | None) -> Tensor:
         """A sorted draw, the same for all sequences. (T,)."""
-        number = self.evaluation_draw if draws is None else draws.update
+        number = self.config.evaluation_draw if draws is None else draws.update
         # On the CPU, whose generator is the same on every machine.
         generator = torch.Generator().manual_seed(number)
-        drawn = torch.randperm(self.max_positions, generator=generator)[: tokens.shape[1]]
+        drawn = torch.randperm(self.config.max_positions, generator=generator)[: tokens.shape[1]]
         return drawn.sort().values.to(tokens.device)

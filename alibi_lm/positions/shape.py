@@ -35,42 +35,31 @@ class ShapeConfig(DrawnConfig):
         """The settings of that scheme."""
         return SinusoidalConfig(table="paper") if self.base is None else super().base_config()
 
-    def problems(self, sizes: Sizes) -> list[str]:
-        """A learned table needs a row for each shifted position."""
-        problems = super().problems(sizes)
-        if not problems:
-            longest = SCHEMES.build(self.base_config(), sizes).longest
-            if longest is not None and longest < self.max_shift + sizes.train_length:
-                problems.append(
-                    f"position.max_shift: given {self.max_shift}, but position.base has {longest} "
-                    f"positions for train_length = {sizes.train_length}"
-                )
-        return problems
+    def reach(self, sizes: Sizes) -> int:
+        """A text that is shifted by the most."""
+        return self.max_shift + sizes.train_length
 
 
 @SCHEMES.add("shape", ShapeConfig)
 class Shape(DrawnPosition):
     """Shifted absolute positions."""
 
+    config: ShapeConfig
     title = "SHAPE"
     family = "embedding"
     idea = "each training sequence shifted by a random offset"
     source = "Kiyono et al. 2021"
     claim = "interpolates and extrapolates like relative positions (machine translation)"
 
-    def __init__(self, config: ShapeConfig, sizes: Sizes) -> None:
-        super().__init__(config, sizes)
-        self.max_shift = config.max_shift
-
     @property
     def longest(self) -> int | None:
         """What the base can read behind the largest shift."""
         longest = super().longest
-        return None if longest is None else longest - self.max_shift
+        return None if longest is None else longest - self.config.max_shift
 
     def positions(self, tokens: Tensor, draws: Draws | None) -> Tensor:
         """From an offset of each sequence's own, (B, T); in evaluation from max_shift, (T,)."""
         positions = super().positions(tokens, draws)
         if draws is None:
-            return positions + self.max_shift
-        return positions + (draws.sequences % self.max_shift)[:, None]
+            return positions + self.config.max_shift
+        return positions + (draws.sequences % self.config.max_shift)[:, None]

@@ -15,7 +15,7 @@ from torch import Tensor
 from alibi_lm.attention import BACKEND_MEANING, BACKENDS
 from alibi_lm.evaluation.protocols import EvaluationConfig, Measurement
 from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY, REFUSED, Result, Row, metrics
-from alibi_lm.evaluation.score import Subject, reader, score
+from alibi_lm.evaluation.score import Subject, TokenLosses, reader, score
 from alibi_lm.machine import processes
 from alibi_lm.machine.device import be_deterministic, resolve_device
 from alibi_lm.machine.memory import is_out_of_memory, prepare_memory
@@ -191,13 +191,9 @@ def measure(
             status, reason = REFUSED, f"it has {subject.longest} positions"
             progress.update(protocol.n_read(len(stream) - 1))
         else:
-            read, backends = reader(subject, device, measurement.dtype, measurement.window), []
-
-            def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
-                losses = read(inputs, targets)  # noqa: B023
-                backends.append(subject.backend)  # noqa: B023
-                return losses
-
+            backends: list[str] = []
+            read = reader(subject, device, measurement.dtype, measurement.window)
+            losses_of = _noting_backends(subject, read, backends)
             try:
                 losses = score(
                     losses_of, stream, protocol, batch_tokens, progress.update, not consistent
@@ -209,3 +205,14 @@ def measure(
             backend = backends[0] if backends else ""  # a shorter last batch may do with another
         seconds = time.perf_counter() - started
         yield Measured(measurement, losses, status, reason, backend, seconds, consistent)
+
+
+def _noting_backends(subject: Subject, read: TokenLosses, backends: list[str]) -> TokenLosses:
+    """`read`, which adds to the list what computed attention in each batch."""
+
+    def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
+        losses = read(inputs, targets)
+        backends.append(subject.backend)
+        return losses
+
+    return losses_of

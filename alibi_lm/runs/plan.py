@@ -15,7 +15,7 @@ from alibi_lm.machine.device import resolve_device
 from alibi_lm.model.decoder import check_vocabulary
 from alibi_lm.positions.base import cannot_compute
 from alibi_lm.runs.folder import Run, new_run
-from alibi_lm.runs.readings import reading, readings
+from alibi_lm.runs.readings import readings
 
 Corpora = dict[str, TokenizedCorpus]  # those that are open, by settings
 
@@ -92,13 +92,13 @@ def check_evaluation(config: Config, settings: EvaluationConfig, backend: str) -
         raise SettingsError(problems)
     where = Circumstances(resolve_device(config.device).type)
     windows = {"full": None, "window": settings.window or config.train_length}
-    for words in readings(config, settings.position):
-        read = replace(config, position=reading(config, words))
-        if read.position.sinks and "window" in settings.attention:
+    for position in readings(config, settings.position).values():
+        read = replace(config, position=position)
+        if position.sinks and "window" in settings.attention:
             raise SettingsError(
                 [
                     f"evaluation.attention: given {settings.attention}, but the scheme has sinks "
-                    f"({read.position.sinks}), which a second window would hide; leave out window"
+                    f"({position.sinks}), which a second window would hide; leave out window"
                 ]
             )
         for length in settings.lengths_of(config.train_length):

@@ -23,24 +23,24 @@ from alibi_lm.settings import default_of, words
 SETTING = "evaluation.position"
 
 
-def readings(config: Config, wanted: Any) -> list[str]:
-    """The words of each wanted reading of a run with these settings, "" for as it was trained.
+def readings(config: Config, wanted: Any) -> dict[str, PositionConfig]:
+    """Each wanted reading of a run with these settings by its words, "" for as it was trained.
 
     wanted: evaluation.position. A SettingsError if there is none, or the weights do not allow it.
     """
     if wanted is None:
-        return [""]
-    found = []
+        return {"": config.position}
+    found = {}
     for spec in wanted if isinstance(wanted, list) else [wanted]:
         position = read_spec(spec, SETTING, base=config.position)
         _check(position, config)
         words = _words(position, config.position)
         if not _say(words, position, config):
             raise SettingsError([f"{SETTING}: given {spec}, which cannot stand in a row as words"])
-        found.append(words)
+        found[words] = position
     if not found:
         raise SettingsError([f"{SETTING}: given none; name at least one, e.g. {{}} as trained"])
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _say(words: str, position: PositionConfig, config: Config) -> bool:
