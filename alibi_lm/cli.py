@@ -128,7 +128,7 @@ def check_overrides(arguments: list[str]) -> None:
 def choices_of(group: str) -> list[str]:
     """What can be chosen for a group of settings: files in configs/, and registered kinds."""
     files = {path.stem for path in (CONFIGS / group).glob("*.yaml")}
-    kinds = REGISTRIES[group].settings if group in REGISTRIES else {}
+    kinds = REGISTRIES[group].choices if group in REGISTRIES else []
     return sorted(files | set(kinds) | ({"tiny"} if group == "model" else set()))
 
 

@@ -26,6 +26,7 @@ def setting(
     meaning: str,
     *,
     at_least: float | None = None,
+    at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
@@ -39,6 +40,7 @@ def setting(
     metadata = {
         "meaning": meaning,
         "at_least": at_least,
+        "at_most": at_most,
         "above": above,
         "below": below,
         "choices": choices,
@@ -97,6 +99,11 @@ class Registry:
 
         return keep
 
+    @property
+    def choices(self) -> list[str]:
+        """All that can be chosen by name."""
+        return list(self.settings)
+
     def build(self, settings: Any, *arguments: Any) -> Any:
         """Call what is registered for the settings' kind with them."""
         return self.made[settings.kind](settings, *arguments)
@@ -127,6 +134,15 @@ def default_of(field: "dataclasses.Field[Any]") -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
+
+
+def changed_settings(config: Any, identity_only: bool = False) -> dict[str, Any]:
+    """The settings that differ from their defaults, or of those what belongs to the identity."""
+    return {
+        key: value
+        for key, value, field in walk(config, identity_only=identity_only)
+        if value != default_of(field)
+    }
 
 
 def words(values: dict[str, Any]) -> str:
@@ -172,6 +188,8 @@ def _out_of_bounds(value: Any, bounds: Any) -> str | None:
         return "a finite number"
     if bounds["at_least"] is not None and value < bounds["at_least"]:
         return f"at least {bounds['at_least']}"
+    if bounds["at_most"] is not None and value > bounds["at_most"]:
+        return f"at most {bounds['at_most']}"
     if bounds["above"] is not None and value <= bounds["above"]:
         return f"above {bounds['above']}"
     if bounds["below"] is not None and value >= bounds["below"]:

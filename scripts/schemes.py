@@ -1,14 +1,18 @@
-"""Write docs/schemes.md, the table of all positional schemes, from what each says of itself.
+"""Write the tables of positional schemes in docs/schemes.md and README.md, from the registry.
 
   python scripts/schemes.py
 
-Parameters are counted on a model of 12 layers, 12 heads and width 768, trained at 512.
+Parameters are counted on a model of 12 layers, 12 heads and width 768, trained at 512. What schemes
+were compared with, and by how much they differ, is tests/reference/agreement.csv, which
+`pytest tests/positions --write-agreement` writes.
 """
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from alibi_lm.cli import command
+from alibi_lm.errors import UserError
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.progress import say
 from alibi_lm.positions import SCHEMES, Sizes
@@ -16,55 +20,100 @@ from alibi_lm.report.legend import in_legend_order
 from alibi_lm.report.tables import Table, markdown
 from alibi_lm.settings import out_of_bounds, setting
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "schemes.md"
+ROOT = Path(__file__).resolve().parent.parent
 SIZES = Sizes(n_layers=12, n_heads=12, d_model=768, train_length=512)
-BEGIN, END = "<!-- made by scripts/schemes.py -->", "<!-- end -->"
+MARKS = "<!-- schemes: {} -->", "<!-- end -->"
 
 
-def schemes_table() -> str:
-    """A line for each registered scheme, as Markdown."""
-    head = ["`position=`", "how the model knows positions", "source", "adds to attention"]
-    head += ["parameters", "needs L", "same prefix, same loss", "what its paper claims"]
-    body = []
+def facts_table(agreement: Path) -> str:
+    """A line for each registered scheme: what it is, and what it was compared with."""
+    head = ["`position=`", "paper", "adds to attention", "parameters", "needs L"]
+    head += ["same prefix, same loss", "compared with", "largest difference"]
+    body, known = [], read_agreement(agreement)
     for name in in_legend_order([*SCHEMES.made]):
         made, settings = SCHEMES.made[name], SCHEMES.settings[name]()
         scheme = SCHEMES.build(settings, SIZES)
         forms = sorted({needs.form.value for needs in made.needs(settings, SIZES.train_length)})
         parameters = sum(parameter.numel() for parameter in scheme.parameters())
-        needs_length = "yes" if made.needs_train_length else "no"
-        consistent = "yes" if scheme.prefix_consistent else "no"
-        line = [f"`{name}`", made.idea, made.source, ", ".join(forms), f"{parameters:,}"]
-        body.append([*line, needs_length, consistent, made.claim])
+        line = [f"`{name}`", made.source, ", ".join(forms), f"{parameters:,}"]
+        line.append("yes" if made.needs_train_length else "no")
+        line.append("yes" if scheme.prefix_consistent else "no")
+        body.append([*line, *known.get(name, ("nothing: it has no numbers", "-"))])
     return markdown(Table(head, body, texts=len(head)), aligned=False)
 
 
-def page(text: str) -> str:
-    """The page with the table between its two marks."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{schemes_table()}\n\n{END}{rest.partition(END)[2]}"
+def read_agreement(path: Path) -> dict[str, tuple[str, str]]:
+    """By scheme, whose code it was compared with in all its forms, and the largest difference."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {}
+    for scheme in dict.fromkeys(row["scheme"].split()[0] for row in rows):
+        of_scheme = [row for row in rows if row["scheme"].split()[0] == scheme]
+        by = ", ".join(dict.fromkeys(row["computed by"] for row in of_scheme))
+        found[scheme] = by, f"{max(float(row['difference']) for row in of_scheme):.1e}"
+    return found
+
+
+def claims_table() -> str:
+    """A line for each registered scheme: how it knows positions, and what its paper claims."""
+    head = ["`position=`", "how the model knows positions", "what its paper says of longer texts"]
+    made = ((name, SCHEMES.made[name]) for name in in_legend_order([*SCHEMES.made]))
+    body = [[f"`{name}`", scheme.idea, scheme.claim] for name, scheme in made]
+    return markdown(Table(head, body, texts=len(head)), aligned=False)
+
+
+def short_table() -> str:
+    """A line for each registered scheme: how it knows positions, and its source."""
+    head = ["`position=`", "how the model knows positions", "source"]
+    made = ((name, SCHEMES.made[name]) for name in in_legend_order([*SCHEMES.made]))
+    body = [[f"`{name}`", scheme.idea, scheme.source] for name, scheme in made]
+    return markdown(Table(head, body, texts=len(head)), aligned=False)
 
 
 @dataclass
 class SchemesConfig:
-    """Where the table is."""
+    """The pages that hold the tables."""
 
-    page: str = setting(str(PAGE), "page with the marks between which it stands")
+    page: str = setting(str(ROOT / "docs" / "schemes.md"), "page of the facts and of the claims")
+    readme: str = setting(str(ROOT / "README.md"), "page of the short table")
+    agreement: str = setting(
+        str(ROOT / "tests" / "reference" / "agreement.csv"), "what schemes were compared with"
+    )
 
     def problems(self) -> list[str]:
-        """The page must be there."""
+        """The files must be there."""
         problems = out_of_bounds(self)
-        if not Path(self.page).is_file():
-            problems.append(f"page: given {self.page}, which is not a file")
-        elif not (BEGIN in (text := Path(self.page).read_text(encoding="utf-8")) and END in text):
-            problems.append(f"page: given {self.page}, which has not the lines {BEGIN} and {END}")
+        for name in ("page", "readme", "agreement"):
+            if not Path(getattr(self, name)).is_file():
+                problems.append(f"{name}: given {getattr(self, name)}, which is not a file")
         return problems
 
 
+def pages(config: SchemesConfig) -> dict[Path, str]:
+    """Each page with its tables between their marks; a UserError if marks are missing."""
+    facts = facts_table(Path(config.agreement))
+    wanted = {
+        config.page: {"facts": facts, "claims": claims_table()},
+        config.readme: {"short": short_table()},
+    }
+    made = {}
+    for page, tables in wanted.items():
+        text = Path(page).read_text(encoding="utf-8")
+        for name, table in tables.items():
+            begin, end = MARKS[0].format(name), MARKS[1]
+            if begin not in text or end not in text.partition(begin)[2]:
+                raise UserError(f"{page} has not the lines {begin} and {end}")
+            before, _, rest = text.partition(begin)
+            text = f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+        made[Path(page)] = text
+    return made
+
+
 def write(config: SchemesConfig) -> None:
-    """Make the table again, write the page."""
-    path = Path(config.page)
-    write_atomically(path, page(path.read_text(encoding="utf-8")))
-    say(f"written: {path}")
+    """Make the tables again, write the pages."""
+    for path, text in pages(config).items():
+        write_atomically(path, text)
+        say(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from alibi_lm.training.optim import AdamwConfig
 if "PYTEST_XDIST_WORKER" in os.environ:  # the tests beside this one use the other cores
     torch.set_num_threads(1)
 
+pytest_plugins = ["authors"]
+
 ROOT = Path(__file__).resolve().parent.parent
 # What scripts import, and training when it needs it.
 PRELOADED = [
@@ -278,17 +280,3 @@ def run_script(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> i
 def on_text(text_file: Path) -> list[str]:
     """Arguments that select the small text and the small model."""
     return ["data=text", f"data.train=[{text_file}]", "data.held_out=0.2", *SMALL]
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The largest difference from the authors of each scheme that test_authors.py saw."""
-    largest: dict[str, float] = {}
-    for report in terminalreporter.getreports("passed"):
-        for name, value in report.user_properties:
-            if name == "difference":
-                test, difference = value
-                largest[test] = max(largest.get(test, 0.0), difference)
-    if largest:
-        terminalreporter.section("largest difference from the authors' numbers")
-    for test, difference in sorted(largest.items()):
-        terminalreporter.write_line(f"{difference:9.1e}  {test.removeprefix('test_')}")

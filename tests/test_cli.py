@@ -21,7 +21,7 @@ CASES = {
     "removed group": ("sweep", ["~position"], "'~position' removes a setting"),
     "no choice": ("sweep", ["position=null"], "position 'null' does not exist"),
     "quotes": ("sweep", ["data.train=[a (1).txt]"], "and in quotes what holds more than letters"),
-    "other scheme's key": ("train", ["position.theta=5"], "only position=rotary has it"),
+    "other scheme's key": ("train", ["position.theta=5"], "only position=rotary or "),
     "type": (
         "train",
         ["train_length=abc"],

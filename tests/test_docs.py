@@ -83,9 +83,9 @@ def test_the_readme_names_every_scheme() -> None:
 
 
 def test_the_page_of_schemes_is_made_from_them() -> None:
-    made = runpy.run_path(str(ROOT / "scripts" / "schemes.py"))["page"]
-    text = (ROOT / "docs" / "schemes.md").read_text(encoding="utf-8")
-    assert made(text) == text, "python scripts/schemes.py writes it"
+    script = runpy.run_path(str(ROOT / "scripts" / "schemes.py"))
+    for path, text in script["pages"](script["SchemesConfig"]()).items():
+        assert path.read_text(encoding="utf-8") == text, "python scripts/schemes.py writes it"
 
 
 def test_documents_are_found() -> None:

@@ -187,7 +187,7 @@ def test_reports_and_pictures_of_what_is_not_there(in_process: Script, tmp_path:
         (("report", "results=[gone]"), "error: cannot read gone: No such file"),
         (("report", "results=[empty]"), "error: empty holds no results; evaluate its runs"),
         (("report", "results=[x.csv]"), "error: there are no rows to report on"),
-        (("bias", "sources=[nope]"), "error: scheme 'nope' does not exist (did you mean none?)"),
+        (("bias", "sources=[nome]"), "error: scheme 'nome' does not exist (did you mean none?)"),
         (
             ("bias", "sources=[alibi]", "length=1"),
             "error: length: given 1, but it must",

@@ -97,9 +97,9 @@ PLAIN = OnLogits()
 class Bias:
     """bias(i, j) = by_distance(i - j) + by_key(j), then the function `on_logits`.
 
-    Query i sees key j <= i if i - j < window or j < sinks. by_distance: (H, T), float32. by_key:
-    (H, T) or (B, H, T), float64, because only its differences count and it may grow with the text.
-    None means zero, no function, all keys.
+    Query i sees key j <= i if i - j < window or j < sinks. by_distance: (H, T), at least float32.
+    by_key: (H, T) or (B, H, T), float64, because only its differences count and it may grow with
+    the text. None means zero, no function, all keys.
     """
 
     by_distance: Tensor | None = None
@@ -137,6 +137,20 @@ class Bias:
         if self.window is not None:
             seen &= (i - j < self.window) | (j < self.sinks)
         return seen
+
+    def added(self, zeros: Tensor, block: Block) -> Tensor:
+        """What is added to the logits of a block, by_key less its value at the query.
+
+        zeros, (B, H, R, C), are what it is added to. What is not seen may hold anything.
+        """
+        added = zeros
+        if self.by_distance is not None:
+            added = added + self.by_distance[:, block.distances].to(zeros.dtype)
+        if self.by_key is not None:
+            keys = self.by_key - self.by_key[..., block.queries][..., :1]  # small where near
+            keys = keys.to(zeros.dtype)
+            added = added + keys[..., None, block.j] - keys[..., block.queries, None]
+        return (self.on_logits or PLAIN).logits(added, block)
 
     def matrix(self, length: int) -> Tensor:
         """What is added, whole, for pictures and the reference; -inf for what is not seen.

@@ -34,6 +34,8 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, bias: Bias, dropout: float) -> 
     fill, widen = -length % BLOCK, max(0, NARROWEST - head_dim)
     by_distance, by_key, function = bias.by_distance, bias.by_key, bias.on_logits
     rest = None
+    if by_distance is not None:
+        by_distance = by_distance.float()
     if by_key is not None:
         # In two parts, whose differences are exact where keys are near, however long the text.
         exact = by_key if by_key.ndim == 3 else by_key.expand(len(q), -1, -1)

@@ -84,6 +84,13 @@ class TokenizedCorpus:
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
         return _open, (self.folder,)  # other processes open the files themselves
 
+    def texts(self) -> list[str | None]:
+        """The text of each token; None for the one that ends documents (or lines)."""
+        tokenizer = tokenizers.Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        end = int(next(iter(self.splits.values())).stream[0])
+        decoded = tokenizer.decode_batch([[i] for i in range(self.vocab_size)], False)
+        return [None if i == end else text for i, text in enumerate(decoded)]
+
     def split(self, name: str) -> Split:
         """The named split, or a UserError if the corpus lacks it."""
         if name not in self.splits:

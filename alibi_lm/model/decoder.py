@@ -123,7 +123,7 @@ class Decoder(nn.Module):
         for name, parameter in self.named_parameters():
             generator = torch.Generator().manual_seed(_seed_of(seed, name))
             if name.startswith("position."):
-                self.position.initialize(name.removeprefix("position."), parameter, generator)
+                self.position.draw(name.removeprefix("position."), parameter, generator)
             elif name.startswith("embedding."):
                 self.embedding.initialize(name.removeprefix("embedding."), parameter, generator)
             elif init == "fairseq" and name.endswith(plain_linear):
@@ -147,7 +147,8 @@ class Decoder(nn.Module):
         """Loss of predicting each target from the inputs up to it. (B, T), (B, T) -> (B, T).
 
         window: how many keys a query sees at most, in every layer; None for all before it.
-        draws: random numbers for schemes that draw positions, in training.
+        draws: random numbers for schemes that draw positions or have a loss of their own, in
+        training.
         """
         begun = self.position.begin(self.position.positions(inputs, draws))
         x = self.position.embed(self.embedding.embed(inputs) * self.embedding_scale, begun)
@@ -157,7 +158,10 @@ class Decoder(nn.Module):
                 x = checkpoint(block, x, self.position, begun, window, use_reentrant=False)
             else:
                 x = block(x, self.position, begun, window)
-        return self.embedding.losses(self.norm(x), targets)
+        losses = self.embedding.losses(self.norm(x), targets)
+        extra = None if draws is None else self.position.extra_loss(draws)
+        # Its gradient alone is added: what is reported stays the loss of the text.
+        return losses if extra is None else losses + (extra - extra.detach())
 
     @property
     def backend(self) -> str:

@@ -7,7 +7,8 @@ key j is q_i . k_j / sqrt(head_dim) - slope * (i - j). The bias is added after t
 Variants by settings: slopes scaled or given, or learned (the paper's section 3; as logarithms, like
 x-transformers' LearnedAlibiPositionalBias); the bias inside the division by sqrt(head_dim), as
 textbooks write it; slopes interpolated (Al-Khateeb et al. 2023, arXiv 2310.13017): multiplied by
-train_length / length where a text is longer.
+train_length / length where a text is longer; keys that a query sees
+beside its window at one distance (LM-Infinite, Han et al. 2024, arXiv 2308.16137).
 """
 
 import math
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alibi_lm.attention.bias import Bias, Form
+from alibi_lm.attention.bias import Bias, Form, Needs
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
 from alibi_lm.settings import setting
 
@@ -45,9 +46,18 @@ class AlibiConfig(PositionConfig):
     inside: bool = setting(False, "the bias inside the division by sqrt(head_dim)")
     interpolated: bool = setting(False, "beyond train_length: slopes x train_length / length")
 
+    limit: int | None = setting(
+        None, "distance of the sinks beyond the window; null: their own", at_least=1
+    )
+
     def problems(self, sizes: Sizes) -> list[str]:
         """As many slopes as heads."""
         problems = super().problems(sizes)
+        if self.limit is not None and (self.interpolated or not self.sinks):
+            problems.append(
+                f"position.limit: given {self.limit}, but it is for a window with sinks, and not "
+                "for interpolated slopes"
+            )
         if len(self.slopes) not in (0, 1, sizes.n_heads):
             problems.append(
                 f"position.slopes: given {len(self.slopes)}, but the model has {sizes.n_heads} "
@@ -84,9 +94,16 @@ class Alibi(Position):
         self.interpolated = config.interpolated
 
     @classmethod
+    def needs(cls, config: Any, length: int) -> set[Needs]:
+        """With a limit for sinks it is no longer a number for each key."""
+        form = Form.BY_KEY if config.limit is None else Form.BY_DISTANCE
+        needed: set[Needs] = config.narrowed({Needs(form)}, length)
+        return needed
+
+    @classmethod
     def takes_positions(cls, config: Any) -> bool:
-        """Any."""
-        return True
+        """Any, if sinks have no limit."""
+        return config.limit is None
 
     @property
     def prefix_consistent(self) -> bool:
@@ -100,7 +117,13 @@ class Alibi(Position):
 
     def begin(self, positions: Tensor) -> Bias:
         """-slope * (i - j), minus the part slope * i, which is constant along a row."""
+        if self.config.limit is not None:
+            distances = positions.masked_fill(positions >= self.config.window, self.config.limit)
+            return Bias(by_distance=-self.slopes[:, None] * distances)
         slopes, length = self.slopes.double(), positions.shape[-1]
         if self.interpolated and length > self.train_length:
             slopes = slopes * (self.train_length / length)
         return Bias(by_key=slopes[:, None] * positions[..., None, :])
+
+
+SCHEMES.name("alibi_learned", "ALiBi, learned", AlibiConfig(learned=True))

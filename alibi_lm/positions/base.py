@@ -4,22 +4,35 @@ The base class itself is NoPE: a decoder that knows positions only through its c
 (Haviv et al. 2022, Kazemnejad et al. 2023).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
+from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
 from alibi_lm.attention import NO_BIAS, Bias, Circumstances, Form, Needs, unsupported
 from alibi_lm.errors import UserError
+from alibi_lm.positions.temperature import Temperature, TemperatureConfig
 from alibi_lm.settings import Registry, setting
 
 T = TypeVar("T")
 
 
+class Named(NamedTuple):
+    """Settings of a scheme that have a name of their own, on the command line and in legends."""
+
+    settings: Any
+    title: str
+
+
 class Schemes(Registry):
     """The positional schemes by name."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__(group)
+        self.named: dict[str, Named] = {}
 
     def add(self, name: str, settings: type[Any]) -> Callable[[T], T]:
         """Register a scheme, a subclass of Position, and the dataclass of its settings."""
@@ -36,9 +49,20 @@ class Schemes(Registry):
 
         return keep
 
+    def name(self, name: str, title: str, settings: Any) -> None:
+        """Make settings of a scheme, `position=path position.forget=true`, a choice by a name."""
+        if name in self.settings or name in self.named:
+            raise ValueError(f"position '{name}' is registered already")
+        self.named[name] = Named(settings, title)
+        ConfigStore.instance().store(group=self.group, name=name, node=settings)
+
+    @property
+    def choices(self) -> list[str]:
+        """All that can be chosen by name."""
+        return [*super().choices, *self.named]
+
 
 SCHEMES = Schemes("position")
-TEMPERATURES = ("none", "logn", "logn_unclipped")
 
 
 @dataclass(frozen=True)
@@ -57,10 +81,8 @@ class Sizes:
 
 
 @dataclass
-class PositionConfig:
-    """Settings of a positional scheme; these are common to all."""
-
-    kind: ClassVar[str]
+class WindowConfig:
+    """Settings of the keys that a query sees."""
 
     window: int | None = setting(
         None, "any scheme: keys that a query sees at most; null: all before it", at_least=1
@@ -68,24 +90,24 @@ class PositionConfig:
     sinks: int = setting(
         0, "any scheme: first tokens that every query sees beside the window", at_least=0
     )
-    temperature: str = setting(
-        "none",
-        "any scheme: queries times log i / log train_length; logn: beyond train_length only",
-        choices=TEMPERATURES,
-    )
-
-    def problems(self, sizes: Sizes) -> list[str]:
-        """One line for each reason why this scheme cannot stand in a model of these sizes."""
-        if self.sinks and self.window is None:
-            return [f"position.sinks: given {self.sinks}, but without position.window all are seen"]
-        if self.temperature != "none" and sizes.train_length == 1:
-            return ["position.temperature: has no meaning at train_length = 1, whose log is 0"]
-        return []
 
     def narrowed(self, needs: set[Needs], length: int) -> set[Needs]:
         """What attention needs if the window is put over it, for texts of that length."""
         window = self.window is not None and self.window + self.sinks < length
         return {each.within(window, self.sinks > 0) for each in needs}
+
+
+@dataclass
+class PositionConfig(TemperatureConfig, WindowConfig):
+    """Settings of a positional scheme; these are common to all."""
+
+    kind: ClassVar[str]
+
+    def problems(self, sizes: Sizes) -> list[str]:
+        """One line for each reason why this scheme cannot stand in a model of these sizes."""
+        if self.sinks and self.window is None:
+            return [f"position.sinks: given {self.sinks}, but without position.window all are seen"]
+        return self.temperature_problems(sizes.train_length)
 
 
 class Draws(NamedTuple):
@@ -122,6 +144,10 @@ class Position(nn.Module):
         super().__init__()
         self.config: Any = config
         self.train_length = sizes.train_length
+        self.temperature = None
+        if config.temperature != "none":
+            at = sizes.n_layers, sizes.n_heads, sizes.train_length
+            self.temperature = Temperature(config, *at)
         self._forms = {needs.form for needs in self.needs(config, length=1)}
 
     @classmethod
@@ -148,8 +174,27 @@ class Position(nn.Module):
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Draw a parameter by name; unless overridden, it keeps what __init__ drew."""
 
+    def draw(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Draw a parameter of the scheme, or of the settings that all schemes have in common."""
+        if not name.startswith("temperature."):
+            self.initialize(name, parameter, generator)
+
     def constrain(self) -> None:
         """Put parameters back within their bounds; called after the first draw and each update."""
+
+    def read_vocabulary(self, texts: Callable[[], Sequence[str | None]]) -> None:
+        """Called before the model is used; `texts()` is the text of each token.
+
+        None stands for the token that ends documents (or lines).
+        """
+
+    def extra_loss(self, draws: Draws) -> Tensor | None:
+        """A loss of the scheme's own, a mean, that training adds to that of the text.
+
+        It must be a function of `draws.update` and of the scheme's parameters: all passes and
+        processes of an update have the same. What training reports is the loss of the text alone.
+        """
+        return None
 
     def positions(self, tokens: Tensor, draws: Draws | None) -> Tensor:
         """The positions of the tokens, (B, T) -> (T,) or (B, T): 0, 1, 2 ... unless overridden.
@@ -183,9 +228,8 @@ class Position(nn.Module):
     ) -> tuple[Tensor, Tensor, Bias]:
         """`in_layer` with the settings that all schemes have in common."""
         window, sinks = self.config.window, self.config.sinks
-        temperature = self.config.temperature
-        if temperature != "none":
-            q = q * log_temperature(q.shape[2], self.train_length, temperature, q.device)
+        if self.temperature is not None:
+            q = self.temperature(layer, q)
         given = self.in_layer(layer, x, q, k, begun)
         if problem := self._problem(given, q.shape):
             raise UserError(f"position={self.config.kind}: {problem}")
@@ -210,6 +254,21 @@ class Position(nn.Module):
         return None
 
 
+def odd_heads(kind: str, sizes: Sizes, width: int | None = None) -> list[str]:
+    """The line for a scheme that takes coordinates in pairs, of heads that have no even number.
+
+    width: how many of them it takes; None for all.
+    """
+    width = sizes.head_dim if width is None else width
+    if sizes.d_model % sizes.n_heads or (width and width % 2 == 0):
+        return []  # heads that do not divide the width are the model's own error
+    taken = f", of which it takes {width}" if width != sizes.head_dim else ""
+    return [
+        f"model.d_model, model.n_heads: given {sizes.d_model} and {sizes.n_heads}, so heads of "
+        f"{sizes.head_dim}{taken}, but position={kind} needs an even head size"
+    ]
+
+
 def cannot_compute(
     config: PositionConfig,
     backend: str,
@@ -227,17 +286,6 @@ def cannot_compute(
     return next((reason for reason in reasons if reason), None)
 
 
-def log_temperature(
-    length: int, train_length: int, temperature: str, device: torch.device | None = None
-) -> Tensor:
-    """The factor of each query. (T, 1), float32.
-
-    The query of place i, counted from 1, is multiplied by log i to the base train_length, so that
-    attention to more keys stays as sharp (Su 2021); logn, as Qwen's code: by at least 1;
-    logn_unclipped, as BiPE's code: by less within the training length, 0 for the first token.
-    """
-    places = torch.arange(1, length + 1, device=device, dtype=torch.float64)
-    factor = places.log() / torch.tensor(float(train_length), dtype=torch.float64).log()
-    if temperature == "logn":
-        factor = factor.clamp(min=1)
-    return factor[:, None].float()
+def split_heads(x: Tensor, n_heads: int) -> Tensor:
+    """What a projection gives, by head. (B, T, H K) -> (B, H, T, K)."""
+    return x.reshape(*x.shape[:2], n_heads, -1).transpose(1, 2)

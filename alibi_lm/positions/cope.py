@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from alibi_lm.attention.bias import Bias, Block, Form, OnLogits
-from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
+from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes, split_heads
 from alibi_lm.settings import setting
 
 
@@ -98,5 +98,5 @@ class Cope(Position):
         by_position = (q @ self.tables[layer].to(q.dtype)) * self.scale
         keys = None
         if self.gate_keys is not None:
-            keys = self.gate_keys[layer](x).unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
+            keys = split_heads(self.gate_keys[layer](x), q.shape[1])
         return q, k, Bias(on_logits=CountedPositions(by_position, q, keys))

@@ -26,18 +26,20 @@ class FireConfig(PositionConfig):
 
     hidden: int = setting(32, "hidden units of the network", at_least=1)
     shared: bool = setting(False, "one network for all layers")
+    leak: float = setting(0.0, "slope of the activation below 0 (DAPE's code has 0.01)", at_least=0)
 
 
 class FireBias(nn.Module):
     """The bias of one layer."""
 
-    def __init__(self, hidden: int, n_heads: int, threshold: int) -> None:
+    def __init__(self, config: FireConfig, n_heads: int, threshold: int) -> None:
         super().__init__()
         self.c = nn.Parameter(torch.tensor([0.1]))
         self.threshold_factor = nn.Parameter(torch.tensor([1.0]))
-        self.inner = nn.Linear(1, hidden)
-        self.outer = nn.Linear(hidden, n_heads)
+        self.inner = nn.Linear(1, config.hidden)
+        self.outer = nn.Linear(config.hidden, n_heads)
         self.threshold = threshold
+        self.leak = config.leak
 
     def forward(self, i: Tensor, distances: Tensor) -> Tensor:
         """Of query places (R, 1) and distances (R, C): (H, R, C)."""
@@ -45,7 +47,7 @@ class FireBias(nn.Module):
         floor = (self.threshold_factor * self.threshold).abs()
         scale = torch.log1p((c * torch.maximum(i.to(c.dtype), floor)).abs()) + EPS
         x = torch.log1p((c * distances).abs()) / scale
-        by_head = self.outer(F.relu(self.inner(x[..., None])))  # (R, C, H)
+        by_head = self.outer(F.leaky_relu(self.inner(x[..., None]), self.leak))  # (R, C, H)
         bias: Tensor = by_head.movedim(-1, 0)
         return bias
 
@@ -78,7 +80,7 @@ class Fire(Position):
     def __init__(self, config: FireConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.layers = nn.ModuleList(
-            FireBias(config.hidden, sizes.n_heads, sizes.train_length)
+            FireBias(config, sizes.n_heads, sizes.train_length)
             for _ in range(1 if config.shared else sizes.n_layers)
         )
 

@@ -59,3 +59,6 @@ class Kerple(Position):
         if self.kernel == "log":
             return Bias(by_distance=-p * torch.log1p(a * distances))
         return Bias(by_distance=-a * distances**p)
+
+
+SCHEMES.name("kerple_power", "KERPLE power", KerpleConfig(kernel="power"))

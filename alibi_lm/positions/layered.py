@@ -4,20 +4,39 @@ A list names the scheme of each layer, from the first on, and is repeated over t
 element is a name or a mapping with settings of its own, windows and temperatures included:
 [{kind: rotary, window: 512}, none]. Equal elements are one scheme, with what its layers share.
 
-Examples: SmolLM3 has [rotary, rotary, rotary, none]; RNoPE-SWA a window in the rotary layers (Yang
-et al. 2025, arXiv 2501.18795); Gemma 3 another theta in every sixth.
+`preset` names the layers of published models: rnope and rnope_swa (Yang et al. 2025, arXiv
+2501.18795; the second as Cohere 2 has it), smollm3, llama4 (iRoPE with its temperature, but without
+the chunks that its rotary layers attend in), gemma3 (another theta in every sixth layer). `local`
+is the window of those that have one, and the places after which Llama 4's temperature grows.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from alibi_lm.attention.bias import Bias, Needs
 from alibi_lm.errors import SettingsError
-from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
+from alibi_lm.positions.base import SCHEMES, Draws, Position, PositionConfig, Sizes
 from alibi_lm.positions.spec import read_spec, shortest
 from alibi_lm.settings import setting
+
+PRESETS = ("none", "rnope", "rnope_swa", "smollm3", "llama4", "gemma3")
+
+
+def preset_layers(preset: str, local: int) -> list[Any]:
+    """The layers of a published model."""
+    near = {"kind": "rotary", "window": local}
+    grows = {"kind": "none", "temperature": "llama4", "temperature_floor": local}
+    layers: dict[str, list[Any]] = {
+        "rnope": ["rotary", "none"],
+        "rnope_swa": [near, near, near, "none"],
+        "smollm3": ["rotary", "rotary", "rotary", "none"],
+        "llama4": ["rotary", "rotary", "rotary", grows],
+        "gemma3": [*[near] * 5, {"kind": "rotary", "theta": 1e6}],
+    }
+    return layers[preset]
 
 
 @dataclass
@@ -27,6 +46,8 @@ class LayeredConfig(PositionConfig):
     layers: list[Any] = setting(
         ["rotary", "none", "none", "none"], "scheme of each layer, repeated: names or {kind:...}"
     )
+    preset: str = setting("none", "the layers of a published model", choices=PRESETS)
+    local: int = setting(32, "of presets: their window", at_least=1)
 
     def __post_init__(self) -> None:
         """The same layers are the same setting, however they are written."""
@@ -37,11 +58,19 @@ class LayeredConfig(PositionConfig):
 
     def members(self) -> list[PositionConfig]:
         """The settings of each element of the list."""
-        return [read_spec(spec, "position.layers") for spec in self.layers]
+        specs = self.layers
+        if self.preset != "none":
+            specs = preset_layers(self.preset, self.local)
+        return [read_spec(spec, "position.layers") for spec in specs]
 
     def problems(self, sizes: Sizes) -> list[str]:
         """There must be members, each of which can act within a layer."""
         problems = super().problems(sizes)
+        if self.preset != "none" and self.layers != type(self)().layers:
+            problems.append(
+                f"position.layers: given {self.layers}, but position.preset = {self.preset} names "
+                "them; give one of the two"
+            )
         if not self.layers:
             problems.append("position.layers: given none; name at least one, e.g. [rotary,none]")
         try:
@@ -117,12 +146,18 @@ class Layered(Position):
     def initialize(self, name: str, parameter: Tensor, generator: Any) -> None:
         """As the member that has the parameter."""
         _, number, own = name.split(".", 2)
-        self._members()[int(number)].initialize(own, parameter, generator)
+        self._members()[int(number)].draw(own, parameter, generator)
 
     def constrain(self) -> None:
         """Each member's own."""
         for member in self._members():
             member.constrain()
+
+    def extra_loss(self, draws: Draws) -> Tensor | None:
+        """The sum of the members' own."""
+        found = [member.extra_loss(draws) for member in self._members()]
+        losses = [loss for loss in found if loss is not None]
+        return torch.stack(losses).sum() if losses else None
 
     def begin(self, positions: Tensor) -> list[Any]:
         """What each member begins with."""
@@ -135,3 +170,13 @@ class Layered(Position):
         member, number = self.places[layer]
         q, k, bias = self.members[member](number, x, q, k, begun[member])
         return q, k, bias
+
+
+for _preset, _title in (
+    ("rnope", "RNoPE"),
+    ("rnope_swa", "RNoPE-SWA"),
+    ("smollm3", "SmolLM3"),
+    ("llama4", "iRoPE (Llama 4)"),
+    ("gemma3", "Gemma 3"),
+):
+    SCHEMES.name(_preset, _title, LayeredConfig(preset=_preset))

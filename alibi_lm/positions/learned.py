@@ -1,7 +1,10 @@
 """Learned position embeddings: a trained row for each position, added at the bottom.
 
 Radford et al., GPT-2 (2019): x_i + W[i], W drawn from a normal distribution of standard deviation
-0.02. There is no row beyond the table, so longer texts are refused.
+0.02. There is no row beyond the table, so longer texts are refused, unless the table is
+interpolated: stretched to the text's length. `interpolated=centres` reads it for position n of N at
+(n + 1/2) rows / N - 1/2, held at both ends (the baseline of SeqPE, arXiv 2506.13277);
+`interpolated=ends` at n (rows - 1) / (N - 1).
 """
 
 from dataclasses import dataclass
@@ -19,6 +22,12 @@ class LearnedConfig(PositionConfig):
     """Settings of learned embeddings."""
 
     rows: int | None = setting(None, "positions in the table; null: train_length", at_least=1)
+
+    interpolated: str = setting(
+        "none",
+        "longer texts: stretch the table; by the centres of rows or by its ends",
+        choices=("none", "centres", "ends"),
+    )
 
     def problems(self, sizes: Sizes) -> list[str]:
         """Training needs a row for each of its positions."""
@@ -47,13 +56,18 @@ class Learned(Position):
 
     @classmethod
     def takes_positions(cls, config: Any) -> bool:
-        """Any."""
-        return True
+        """Any in the table."""
+        return bool(config.interpolated == "none")
 
     @property
-    def longest(self) -> int:
-        """The rows of the table."""
-        return len(self.table)
+    def longest(self) -> int | None:
+        """The rows of the table, unless it is stretched."""
+        return len(self.table) if self.config.interpolated == "none" else None
+
+    @property
+    def prefix_consistent(self) -> bool:
+        """A stretched table depends on the length of the text."""
+        return bool(self.config.interpolated == "none")
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As GPT-2."""
@@ -61,7 +75,18 @@ class Learned(Position):
 
     def begin(self, positions: Tensor) -> Tensor:
         """The rows of the positions. (T, D) or (B, T, D)."""
-        return self.table[positions]
+        length, rows = len(positions), len(self.table)
+        if self.config.interpolated == "none" or length <= rows:
+            return self.table[positions]
+        places = positions.double()
+        if self.config.interpolated == "ends":
+            places = places * (rows - 1) / (length - 1)
+        else:
+            places = ((places + 0.5) * rows / length - 0.5).clamp(0, rows - 1)
+        below = places.floor().long()
+        above = (below + 1).clamp(max=rows - 1)
+        share = (places - below)[:, None].to(self.table.dtype)
+        return torch.lerp(self.table[below], self.table[above], share)
 
     def embed(self, x: Tensor, begun: Any) -> Tensor:
         """Add them."""

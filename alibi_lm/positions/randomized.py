@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from alibi_lm.positions.base import SCHEMES, Draws, Sizes
-from alibi_lm.positions.drawn import DrawnConfig, DrawnPosition
+from alibi_lm.positions.based import BasedPosition
+from alibi_lm.positions.drawn import DrawnConfig
 from alibi_lm.settings import setting
 
 
@@ -39,7 +40,7 @@ class RandomizedConfig(DrawnConfig):
 
 
 @SCHEMES.add("randomized", RandomizedConfig)
-class Randomized(DrawnPosition):
+class Randomized(BasedPosition):
     """Randomized positional encodings."""
 
     config: RandomizedConfig

@@ -52,4 +52,4 @@ class Sandwich(Position):
         frequencies = 10000.0 ** (-exponents.double() / self.config.width)
         curve = (positions[:, None] * frequencies).cos().sum(-1)  # (T,)
         heads = torch.arange(1, self.n_heads + 1, device=positions.device)
-        return Bias(by_distance=(curve * self.n_heads / (8 * heads[:, None])).float())
+        return Bias(by_distance=(curve * self.n_heads / (8 * heads[:, None])))

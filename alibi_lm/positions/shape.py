@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from alibi_lm.positions.base import SCHEMES, Draws, PositionConfig, Sizes
-from alibi_lm.positions.drawn import DrawnConfig, DrawnPosition
+from alibi_lm.positions.based import BasedPosition
+from alibi_lm.positions.drawn import DrawnConfig
 from alibi_lm.positions.sinusoidal import SinusoidalConfig
 from alibi_lm.settings import setting
 
@@ -41,7 +42,7 @@ class ShapeConfig(DrawnConfig):
 
 
 @SCHEMES.add("shape", ShapeConfig)
-class Shape(DrawnPosition):
+class Shape(BasedPosition):
     """Shifted absolute positions."""
 
     config: ShapeConfig

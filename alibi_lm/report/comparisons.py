@@ -15,7 +15,7 @@ import numpy.typing as npt
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.protocols import Protocol
 from alibi_lm.evaluation.rows import COMPLETE, Result, Row
-from alibi_lm.report.legend import in_legend_order, title
+from alibi_lm.report.legend import in_legend_order, variant_title
 
 METRICS = {
     "ppl": "Perplexity per token",
@@ -93,7 +93,7 @@ class Curve:
     @property
     def name(self) -> str:
         """The scheme's name for readers."""
-        scheme = " ".join(filter(None, (title(self.position), self.variant)))
+        scheme = variant_title(self.position, self.variant)
         window = f"window {self.window}" if self.window else ""
         return ", ".join(filter(None, (scheme, window, self.changes)))
 

@@ -4,17 +4,19 @@ Name and family come with the scheme, where it is registered (positions/base.py)
 not registered here, in rows from elsewhere, bears its own word and is drawn in black.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alibi_lm.settings import REGISTRIES
+from alibi_lm.settings import REGISTRIES, changed_settings, words
 
 # Colours that colour-blind readers tell apart (Okabe and Ito), and each family's first marker.
 FAMILIES = {
     "none": ("#777777", "v"),
     "embedding": ("#D55E00", "o"),
     "rotation": ("#E69F00", "s"),
+    "rotary, read otherwise": ("#8C564B", "p"),
     "by distance": ("#009E73", "D"),
     "by key": ("#0072B2", "^"),
     "on the logits": ("#CC79A7", "P"),
@@ -39,6 +41,22 @@ class Style:
 def title(position: str) -> str:
     """The scheme's name for readers."""
     return str(getattr(_registered(position), "title", position))
+
+
+def variant_title(position: str, variant: str) -> str:
+    """The scheme with settings that are not its defaults, by its name where it has one."""
+    return named_variants().get((position, variant)) or f"{title(position)} {variant}".strip()
+
+
+@functools.cache
+def named_variants() -> dict[tuple[str, str], str]:
+    """By scheme and settings that are not its defaults, the title of those that have a name."""
+    named = getattr(REGISTRIES.get("position"), "named", {}).values()
+    return {
+        (settings.kind, words(changed)): title
+        for settings, title in named
+        if (changed := changed_settings(settings))
+    }
 
 
 def style(position: str) -> Style:

@@ -94,7 +94,9 @@ def _add_results(
 
     @functools.cache
     def position_of(changes: str) -> Position:
-        return build_reading(config, changes, trained).to(device).eval()
+        position = build_reading(config, changes, trained)
+        position.read_vocabulary(run.data.texts)
+        return position.to(device).eval()
 
     def subject_of(measurement: Measurement) -> Subject:
         model.position = position_of(measurement.changes)

@@ -14,7 +14,7 @@ from typing import Any
 from alibi_lm.config import Config
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.positions import SCHEMES
-from alibi_lm.settings import default_of, walk, words
+from alibi_lm.settings import changed_settings, words
 
 SCHEMA = 1  # goes up only when a default changes its meaning
 # How an update is computed changes the weights in their last digits, but not what is compared.
@@ -41,7 +41,7 @@ def identify(config: Config, data: TokenizedCorpus, source: str | None = None) -
 
     source: hash of the weights that it starts from, if it does not start from the seed alone.
     """
-    changed = changed_settings(config)
+    changed = changed_settings(config, identity_only=True)
     hashes = {"data_hash": data.hash, "tokenizer_hash": data.tokenizer_hash}
     kinds = {"position": config.position.kind, "optim": config.optim.kind}
     values = {"schema": SCHEMA} | kinds | changed | hashes
@@ -58,15 +58,6 @@ def identify(config: Config, data: TokenizedCorpus, source: str | None = None) -
     settings = words({"optim": config.optim.kind} | shared)
     variant = words({key.removeprefix("position."): value for key, value in own.items()})
     return Identity(values, settings, variant, _digest([settings, *hashes.values()]))
-
-
-def changed_settings(config: Any) -> dict[str, Any]:
-    """The settings that can change the weights and differ from their defaults, by dotted key."""
-    return {
-        key: value
-        for key, value, field in walk(config, identity_only=True)
-        if value != default_of(field)
-    }
 
 
 def _own_code(config: Config) -> str | None:

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from alibi_lm.config import Config
 from alibi_lm.errors import SettingsError
 from alibi_lm.positions import SCHEMES, Position, PositionConfig
-from alibi_lm.positions.spec import read_spec
+from alibi_lm.positions.spec import read_spec, shared_settings
 from alibi_lm.settings import default_of, words
 
 SETTING = "evaluation.position"
@@ -105,12 +105,12 @@ def _shapes(position: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _words(position: PositionConfig, trained: PositionConfig) -> str:
     """What is changed, as words of the command line; the same for all specs of one meaning."""
-    same = position.kind == trained.kind
-    changed: dict[str, Any] = {} if same else {"position": position.kind}
-    common = {field.name for field in dataclasses.fields(PositionConfig)}
+    changed: dict[str, Any] = {}
+    if position.kind != trained.kind:
+        changed["position"] = position.kind
+    shared = shared_settings(type(trained), type(position))
     for field in dataclasses.fields(position):
-        kept = same or field.name in common
-        before = getattr(trained, field.name) if kept else default_of(field)
+        before = getattr(trained, field.name) if field.name in shared else default_of(field)
         if (value := getattr(position, field.name)) != before:
             changed[f"position.{field.name}"] = value
     return words(changed)

@@ -46,7 +46,7 @@ def train_run(run: Run, tracker: Tracker = NO_TRACKING) -> None:
 def build_model(run: Run, seed: int | None, backend: str) -> Decoder:
     """The run's model; seed: None for weights that are loaded."""
     config = run.config
-    return Decoder(
+    model = Decoder(
         config.model,
         config.position,
         run.data.vocab_size,
@@ -55,6 +55,8 @@ def build_model(run: Run, seed: int | None, backend: str) -> Decoder:
         backend,
         config.checkpointing,
     )
+    model.position.read_vocabulary(run.data.texts)
+    return model
 
 
 class Trainer:

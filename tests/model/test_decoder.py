@@ -13,6 +13,7 @@ from alibi_lm.model.decoder import Decoder
 from alibi_lm.model.softmax import UNSCORED
 from alibi_lm.positions import SCHEMES, Position, PositionConfig, Sizes
 from alibi_lm.positions.base import cannot_compute
+from alibi_lm.positions.rerotated import Rerotated
 
 SIZES = ModelConfig(n_layers=2, n_heads=4, d_model=32, d_ff=64)
 VOCAB, LENGTH = 50, 300
@@ -51,7 +52,9 @@ def test_a_scheme_keeps_its_own_initial_values_unless_it_draws_them(
 
 
 def test_schemes_compute_different_things() -> None:
-    x, y = batch(20)
+    x, y = batch(100)
+    as_rotary = {n for n, made in SCHEMES.made.items() if issubclass(made, Rerotated)}
+    as_rotary |= {"rotary", "pose"}
     losses = {}
     for name in SCHEMES.settings:
         net = decoder(name)
@@ -61,7 +64,9 @@ def test_schemes_compute_different_things() -> None:
         losses[name] = net(x, y)
     for a in losses:
         for b in losses:
-            assert a == b or not torch.allclose(losses[a], losses[b])
+            # PoSE is rotary but in training, and readings are but for long texts.
+            same = a == b or {a, b} <= as_rotary
+            assert same or not torch.allclose(losses[a], losses[b]), (a, b)
 
 
 @pytest.mark.parametrize("position", SCHEMES.settings)
@@ -233,9 +238,13 @@ def test_a_window_hides_what_lies_beyond_it_in_every_layer(position: str) -> Non
     changed = x.clone()
     changed[:, 20] = (changed[:, 20] + 1) % VOCAB
     before, after = net(x, y, window), net(changed, y, window)
-    reach = 20 + layers * (window - 1)
+    # A convolution over tokens moves the last token whose turns are others, and of those the key's
+    # own does not count.
+    taps = getattr(SCHEMES.settings[position](), "taps", 2)
+    reach = 20 + layers * (window - 1 + taps - 2)
     torch.testing.assert_close(before[:, reach + 1 :], after[:, reach + 1 :])
-    assert not torch.allclose(before[:, reach], after[:, reach])
+    near = 20 + layers * (window - 1)
+    assert not torch.allclose(before[:, near], after[:, near])
     assert torch.equal(net(x, y, 60), net(x, y))
     net(x, y, 7)
     assert net.backend in ("blocks", "scored")

@@ -1,81 +1,31 @@
-"""Every scheme against numbers that its authors' own code computed.
+"""Biases, embeddings and layers against numbers that their authors' own code computed."""
 
-tests/reference/NAME.safetensors holds inputs and outputs; its metadata says which code, which
-commit, which settings. The largest difference of each scheme stands at the end of pytest's output.
-"""
-
-import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from authors import (
+    DTYPES,
+    Compare,
+    Golden,
+    added_by,
+    at_length,
+    backends,
+    both_dtypes,
+    causal,
+    scheme,
+    split_heads,
+    weights_of,
+)
 from torch import Tensor
 
 from alibi_lm.attention import Bias, attend
 from alibi_lm.attention.reference import logits_of
-from alibi_lm.positions import SCHEMES, Draws, Position, Sizes
-from alibi_lm.positions.base import log_temperature
+from alibi_lm.positions import Draws, Sizes
 from alibi_lm.positions.t5 import t5_buckets
 
-REFERENCE = Path(__file__).parent.parent / "reference"
-Compare = Callable[..., None]
-DTYPES = {torch.float64: 1e-9, torch.float32: 1e-5}
-both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
 
-
-class Golden(dict[str, Tensor]):
-    """The tensors of a file, in one dtype."""
-
-    def __init__(self, name: str, dtype: torch.dtype = torch.float64) -> None:
-        with safe_open(REFERENCE / f"{name}.safetensors", "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        super().__init__(
-            (key, x.to(dtype) if x.is_floating_point() else x) for key, x in tensors.items()
-        )
-
-
-@pytest.fixture
-def compare(record_property: Callable[[str, object], None], request: Any) -> Compare:
-    """Assert that two tensors agree; note for the summary by how much of the largest, or of 1."""
-
-    def check(got: Tensor, wanted: Tensor, tolerance: float) -> None:
-        assert got.shape == wanted.shape
-        difference = (got.double() - wanted.double()).abs().nan_to_num(0.0).max().item()
-        size = wanted.double().nan_to_num(0.0, 0.0, 0.0).abs().max().clamp(min=1).item()
-        record_property("difference", (request.node.originalname, difference / size))
-        assert difference <= tolerance, (difference, wanted.abs().max().item())
-
-    return check
-
-
-def scheme(name: str, sizes: Sizes, dtype: torch.dtype, **settings: Any) -> Position:
-    config = SCHEMES.settings[name](**settings)
-    assert config.problems(sizes) == []
-    made: Position = SCHEMES.build(config, sizes).to(dtype)
-    return made
-
-
-def causal(matrix: Tensor) -> Tensor:
-    """With -inf above the diagonal."""
-    future = torch.ones(matrix.shape[-2:], dtype=torch.bool).triu(1)
-    return matrix.masked_fill(future, -math.inf)
-
-
-def split_heads(x: Tensor, n_heads: int) -> Tensor:
-    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
-
-
-def at_length(made: Position, length: int) -> Any:
-    return made.begin(torch.arange(length))
-
-
-def backends(dtype: torch.dtype) -> tuple[str, ...]:
-    return ("reference", "scored") if dtype == torch.float64 else ("auto", "scored")
-
-
+@pytest.mark.golden("fox", "fox")
 @both_dtypes
 @torch.no_grad()
 def test_fox(dtype: torch.dtype, compare: Compare) -> None:
@@ -96,6 +46,7 @@ def test_fox(dtype: torch.dtype, compare: Compare) -> None:
             compare(causal(bias.matrix(7)[0]), golden["bias_7"], 1e-6)
 
 
+@pytest.mark.golden("cable", "cable")
 @both_dtypes
 @torch.no_grad()
 def test_cable(dtype: torch.dtype, compare: Compare) -> None:
@@ -116,6 +67,7 @@ def test_cable(dtype: torch.dtype, compare: Compare) -> None:
             compare(out, golden[f"layer_output_{length}"], DTYPES[dtype])
 
 
+@pytest.mark.golden("kerple", "kerple")
 @both_dtypes
 @pytest.mark.parametrize("kernel", ["log", "power"])
 def test_kerple(kernel: str, dtype: torch.dtype, compare: Compare) -> None:
@@ -143,6 +95,7 @@ def test_kerple(kernel: str, dtype: torch.dtype, compare: Compare) -> None:
         compare(getattr(made, own).grad, wanted, DTYPES[dtype] * max(1, wanted.abs().max().item()))
 
 
+@pytest.mark.golden("fire", "fire")
 @both_dtypes
 @torch.no_grad()
 def test_fire(dtype: torch.dtype, compare: Compare) -> None:
@@ -167,13 +120,7 @@ def test_fire(dtype: torch.dtype, compare: Compare) -> None:
                 compare(matrix[:, i, : i + 1], row, DTYPES[dtype])
 
 
-def added_by(made: Position, length: int, dtype: torch.dtype) -> Tensor:
-    """What a scheme adds to logits of zero, -inf for the future. (H, T, T)."""
-    zeros = torch.zeros(1, 4, length, 8, dtype=dtype)
-    _, _, bias = made(0, zeros.transpose(1, 2).flatten(-2), zeros, zeros, at_length(made, length))
-    return causal(logits_of(zeros, zeros, zeros, bias)[0])
-
-
+@pytest.mark.golden("cope", "cope")
 @both_dtypes
 @pytest.mark.parametrize(
     "case",
@@ -207,6 +154,7 @@ def test_cope(case: str, dtype: torch.dtype, compare: Compare) -> None:
         compare(out, golden[f"attn_output_{case}"], DTYPES[dtype])
 
 
+@pytest.mark.golden("shaw", "shaw")
 @both_dtypes
 @torch.no_grad()
 def test_shaw(dtype: torch.dtype, compare: Compare) -> None:
@@ -228,6 +176,7 @@ def test_shaw(dtype: torch.dtype, compare: Compare) -> None:
                 compare(out, golden[f"output_{which}.{length}"], DTYPES[dtype])
 
 
+@pytest.mark.golden("stickbreaking", "stickbreaking")
 @both_dtypes
 @pytest.mark.parametrize("current", [False, True], ids=["before", "current"])
 @torch.no_grad()
@@ -249,6 +198,7 @@ def test_stickbreaking(current: bool, dtype: torch.dtype, compare: Compare) -> N
     compare(1 - used, golden[f"remainder_L70{ending}"], 1e-5)
 
 
+@pytest.mark.golden("learned", "learned")
 @both_dtypes
 @torch.no_grad()
 def test_learned(dtype: torch.dtype, compare: Compare) -> None:
@@ -261,6 +211,7 @@ def test_learned(dtype: torch.dtype, compare: Compare) -> None:
         compare(out, golden[f"embedded_{length}"], DTYPES[dtype])
 
 
+@pytest.mark.golden("randomized", "randomized")
 @torch.no_grad()
 def test_randomized(compare: Compare) -> None:
     golden = Golden("randomized", torch.float32)
@@ -276,6 +227,7 @@ def test_randomized(compare: Compare) -> None:
     compare(made.begin(torch.arange(100)), golden["table"], 1e-5)
 
 
+@pytest.mark.golden("shape", "shape")
 @torch.no_grad()
 def test_shape(compare: Compare) -> None:
     golden = Golden("shape", torch.float32)
@@ -297,6 +249,9 @@ ROTARY = {
 }
 
 
+@pytest.mark.golden(
+    "rotary", "rope_abf", "rope_linear", "rope_ntk", "rope_dynamic_ntk", "rope_yarn", "rope_llama3"
+)
 @pytest.mark.parametrize("scaling", ROTARY)
 @torch.no_grad()
 def test_rotary(scaling: str, compare: Compare) -> None:
@@ -318,6 +273,9 @@ def test_rotary(scaling: str, compare: Compare) -> None:
             compare(logits[:, -8:], golden["logits_last"], 1.1e-5)
 
 
+@pytest.mark.golden(
+    "rotary", "rope_abf", "rope_linear", "rope_ntk", "rope_dynamic_ntk", "rope_yarn", "rope_llama3"
+)
 @torch.no_grad()
 def test_rotary_frequencies(compare: Compare) -> None:
     """Other settings: dynamic scaling with a factor, Meta's own model, YaRN with long texts."""
@@ -351,6 +309,7 @@ def test_rotary_frequencies(compare: Compare) -> None:
             compare(got, golden[f"case{case}_inv_freq{ending}"], 1e-6)
 
 
+@pytest.mark.golden("alibi", "alibi_variants")
 @pytest.mark.parametrize("n_heads", [4, 6, 12, 16])
 @torch.no_grad()
 def test_alibi(n_heads: int, compare: Compare) -> None:
@@ -375,14 +334,7 @@ def test_alibi(n_heads: int, compare: Compare) -> None:
             compare(weights, golden[f"probabilities.{place}.H{n_heads}"], 1e-7)
 
 
-def weights_of(made: Position, q: Tensor, k: Tensor) -> Tensor:
-    """The attention that a scheme gives to each key. (H, T, T)."""
-    q, k, bias = made(0, q, q, k, at_length(made, q.shape[2]))
-    identity = torch.eye(q.shape[2], dtype=q.dtype).expand(*q.shape[:2], -1, -1)
-    scaled = q * (q.shape[2] / q.shape[-1]) ** 0.5  # the scale is that of v's width
-    return attend(scaled, k, identity, bias, "reference").out[0]
-
-
+@pytest.mark.golden("alibi", "alibi_variants")
 def test_alibi_with_learned_slopes(compare: Compare) -> None:
     golden = Golden("alibi_variants")
     made: Any = scheme("alibi", Sizes(1, 16, 128, 64), torch.float64, learned=True)
@@ -397,20 +349,22 @@ def test_alibi_with_learned_slopes(compare: Compare) -> None:
     compare(symmetric * made.log_slopes.grad, wanted, 1e-9 * wanted.abs().max().item())
 
 
+@pytest.mark.golden("temperature", "softmax_scale")
 @pytest.mark.parametrize("temperature", ["logn", "logn_unclipped"])
 @torch.no_grad()
 def test_temperature(temperature: str, compare: Compare) -> None:
     golden = Golden("softmax_scale")
     name = {"logn": "logn_clipped"}.get(temperature, temperature)
-    compare(log_temperature(24, 10, temperature)[:, 0], golden[f"scale.{name}"], 1e-6)
-    made = scheme("none", Sizes(1, 4, 32, 10), torch.float64, temperature=temperature)
+    made: Any = scheme("none", Sizes(1, 4, 32, 10), torch.float64, temperature=temperature)
+    compare(made.temperature.by_place(24)[:, 0], golden[f"scale.{name}"], 1e-9)
     compare(
         weights_of(made, golden["q"][None], golden["k"][None]),
         golden[f"probabilities.{name}"],
-        1e-6,
+        1e-9,
     )
 
 
+@pytest.mark.golden("window", "windows")
 @pytest.mark.parametrize("window", [1, 4, 8])
 @torch.no_grad()
 def test_window(window: int, compare: Compare) -> None:
@@ -420,6 +374,7 @@ def test_window(window: int, compare: Compare) -> None:
     compare(weights[0], golden[f"window.{window}.probabilities"], 1e-9)
 
 
+@pytest.mark.golden("t5", "t5_bias")
 @torch.no_grad()
 def test_t5(compare: Compare) -> None:
     golden = Golden("t5_bias")
@@ -433,6 +388,7 @@ def test_t5(compare: Compare) -> None:
     compare(bias.by_distance, golden["bias_by_distance"], 1e-9)
 
 
+@pytest.mark.golden("sandwich", "sandwich")
 @torch.no_grad()
 def test_sandwich(compare: Compare) -> None:
     golden = Golden("sandwich")
@@ -440,23 +396,28 @@ def test_sandwich(compare: Compare) -> None:
         made = scheme("sandwich", Sizes(1, n_heads, 12, 64), torch.float64, width=width)
         for length in (64, 600):
             wanted = golden[f"paper.bias_by_distance.H{n_heads}.d{width}.{length}"]
-            compare(at_length(made, length).by_distance, wanted, 1e-5)
+            compare(at_length(made, length).by_distance, wanted, 1e-9)
 
 
+@pytest.mark.golden("layered", "interleaved")
 @pytest.mark.parametrize(
-    ("pattern", "layers"),
+    ("pattern", "preset"),
     [
-        ("llama4_rotary", ["rotary", "rotary", "rotary", "none"]),
-        ("smollm3_rotary", ["rotary", "rotary", "rotary", "none"]),
-        ("gemma3_sliding", [*[{"kind": "rotary", "window": 8}] * 5, "rotary"]),
-        ("cohere2_sliding", [*[{"kind": "rotary", "window": 8}] * 3, "none"]),
+        ("llama4_rotary", "llama4"),
+        ("smollm3_rotary", "smollm3"),
+        ("gemma3_sliding", "gemma3"),
+        ("cohere2_sliding", "rnope_swa"),
     ],
 )
 @torch.no_grad()
-def test_layered(pattern: str, layers: list[Any], compare: Compare) -> None:
+def test_layered(pattern: str, preset: str, compare: Compare) -> None:
     """The layers of published models, told by whether q is rotated or keys are hidden."""
     wanted = Golden("interleaved")[pattern]
-    made = scheme("layered", Sizes(len(wanted), 2, 16, 64), torch.float32, layers=layers)
+    # A window that hides nothing of the text, or a temperature that does nothing to it.
+    local = 64 if pattern.endswith("rotary") else 8
+    made = scheme(
+        "layered", Sizes(len(wanted), 2, 16, 64), torch.float32, preset=preset, local=local
+    )
     q = torch.randn(1, 2, 12, 8)
     found = []
     for layer in range(len(wanted)):
@@ -464,3 +425,12 @@ def test_layered(pattern: str, layers: list[Any], compare: Compare) -> None:
         rotated, hidden = not torch.equal(turned, q), bias.window is not None
         found.append(int(rotated if pattern.endswith("rotary") else hidden))
     compare(torch.tensor(found), wanted, 0)
+
+
+@pytest.mark.golden("sinusoidal", "sinusoidal")
+@torch.no_grad()
+def test_sinusoidal(compare: Compare) -> None:
+    golden = Golden("sinusoidal", torch.float32)
+    for table, rows in (("fairseq", golden["fairseq"][2:]), ("paper", golden["paper"])):
+        made = scheme("sinusoidal", Sizes(1, 2, 16, 64), torch.float32, table=table)
+        compare(at_length(made, len(rows)), rows, 1e-5)
