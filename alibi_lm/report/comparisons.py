@@ -95,7 +95,11 @@ class Curve:
         """The scheme's name for readers."""
         scheme = variant_title(self.position, self.variant)
         window = f"window {self.window}" if self.window else ""
-        return ", ".join(filter(None, (scheme, window, self.changes)))
+        words = self.changes.split()
+        others = " ".join(word for word in words if not word.startswith("position"))
+        as_read = [word.removeprefix("position.") for word in words if word.startswith("position")]
+        read = " ".join(["read", *as_read]).replace("position=", "as ") if as_read else ""
+        return ", ".join(filter(None, (scheme, window, others, read)))
 
     @property
     def is_plain(self) -> bool:

@@ -8,15 +8,21 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alibi_lm.machine.files import write_atomically
-from alibi_lm.report.comparisons import METRICS, Comparison, Curve, Study, several_seeds
-from alibi_lm.report.legend import mix, style
+from alibi_lm.report.comparisons import METRICS, Comparison, Curve, Study, in_order, several_seeds
+from alibi_lm.report.legend import Style, family_of, mix, style, styles
 from alibi_lm.report.loss_by_position import bins_to_draw, has_positions
-from alibi_lm.report.published import SOURCE, curves_to_compare, is_the_papers_data
+from alibi_lm.report.published import (
+    SOURCE,
+    Published,
+    curves_to_compare,
+    is_the_papers_data,
+    scheme_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +32,9 @@ LIGHTEST = 0.55  # how white the shortest of several training lengths is drawn; 
 WINDOW_LINE = (0, (1, 1.5))
 CHANGED_LINE = "-."  # read in another dtype, or with other settings
 PANELS_IN_A_ROW = 3
+MANY = 10  # curves; of more, each family has a panel of its own
+BEST = 8  # that are named among many
+BACKGROUND = "0.85"  # of curves of other families
 LOG_SCALE_FROM = 3.0  # ratio of largest to smallest value
 End = tuple[float, str, tuple[float, ...]]  # a curve's last value, its name and its shade
 PANEL = (6.4, 4.0)  # inches; higher where the names of many curves need it
@@ -36,30 +45,77 @@ NEAR = 1.9  # ratio of lengths whose labels would cover each other
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes: what is compared, and the paper's curves to lay under it."""
+    """One set of axes: what is compared, published curves to lay under it, others in grey."""
 
     heading: str
     curves: Sequence[Curve]
-    paper: Sequence[Curve] = field(default=())
+    published: Sequence[Published] = field(default=())
     length_label: str = ""
+    others: Sequence[Curve] = field(default=())
+    named: int | None = None  # the best so many are; None for all
+
+    def styles(self) -> dict[int, Style]:
+        """By id, how each curve is drawn, the same in all panels of a comparison."""
+        everything = in_order([*self.curves, *self.others])
+        keys = {id(curve): (curve.position, _changed(curve)) for curve in everything}
+        found = styles(keys.values())
+        return {id(curve): found[keys[id(curve)]] for curve in everything}
+
+
+def _changed(curve: Curve) -> str:
+    window = f"window={curve.window}" if curve.window else ""
+    return " ".join(filter(None, (curve.variant, window, curve.changes)))
 
 
 def panel(
     group: Comparison, curves: Sequence[Curve], title: str, metric: str, published: bool
 ) -> Panel:
-    """The panel of a comparison; `published`: with the paper's curves where they compare.
+    """The panel of a comparison; `published`: with published curves where they compare.
 
     Relative to the training length they always do, as plain numbers only on the paper's own text.
     """
-    comparable = metric == "relative" or (metric != "bpb" and is_the_papers_data(group.study))
-    paper = curves_to_compare(group, curves) if published and comparable else []
-    return Panel(f"{title}, {group.label}", curves, paper, group.protocol.axis)
+    found = curves_to_compare(group, curves) if published and metric != "bpb" else []
+    if metric != "relative":
+        same_text = is_the_papers_data(group.study)
+        found = [theirs for theirs in found if same_text and theirs.source == SOURCE]
+    return Panel(f"{title}, {group.label}", curves, found, group.protocol.axis)
+
+
+def panels_of(whole: Panel) -> list[Panel]:
+    """The panel itself; of many curves also one for each family, the others behind it in grey."""
+    if len(whole.curves) <= MANY:
+        return [whole]
+    families: dict[str, list[Curve]] = {}
+    for curve in whole.curves:
+        families.setdefault(family_of(curve.position), []).append(curve)
+    panels = [replace(whole, heading=f"{whole.heading}: the best {BEST} are named", named=BEST)]
+    for family, members in families.items():
+        schemes = {scheme_of(curve) for curve in members}
+        published = [
+            Published(theirs.source, found)
+            for theirs in whole.published
+            if (found := [curve for curve in theirs.curves if scheme_of(curve) in schemes])
+        ]
+        others = [curve for curve in whole.curves if curve not in members]
+        panels.append(
+            replace(
+                whole,
+                heading=family or "of your own",
+                curves=members,
+                published=published,
+                others=others,
+            )
+        )
+    return panels
 
 
 def lengths_figure(panels: Sequence[Panel], metric: str) -> "Figure":
     """A metric against evaluation length."""
-    fig, all_axes = _grid(panels)
-    for axes, panel in zip(all_axes, panels, strict=True):
+    several = [panels_of(panel) for panel in panels]
+    in_a_row = 2 if any(len(of_one) > 1 for of_one in several) else PANELS_IN_A_ROW
+    drawn = [panel for of_one in several for panel in of_one]
+    fig, all_axes = _grid(drawn, in_a_row)
+    for axes, panel in zip(all_axes, drawn, strict=True):
         _draw_lengths(axes, panel, metric)
     return fig
 
@@ -164,14 +220,14 @@ def svg(fig: "Figure") -> str:
     return re.sub(r'<g id="tip:([^"]*?)( #\d+)?">', r"<g><title>\1</title>", text.getvalue())
 
 
-def _grid(panels: Sequence[Panel]) -> "tuple[Figure, list[Axes]]":
+def _grid(panels: Sequence[Panel], in_a_row: int = PANELS_IN_A_ROW) -> "tuple[Figure, list[Axes]]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     n_panels = len(panels)
-    n_columns = min(n_panels, PANELS_IN_A_ROW)
+    n_columns = min(n_panels, in_a_row)
     n_rows = -(-n_panels // n_columns)
-    names = max(len(panel.curves) for panel in panels) + 1
+    names = max(min(len(panel.curves), panel.named or MANY**2) for panel in panels) + 1
     width, height = PANEL[0], max(PANEL[1], AROUND + names * LINE_OF_TEXT)
     fig = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
     FigureCanvasAgg(fig)
@@ -186,21 +242,37 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
     train_lengths = sorted({curve.train_length for curve in panel.curves})
     ends: list[End] = []
     drawn: list[float] = []
-    for curve in [*panel.paper, *panel.curves]:
-        ours = curve in panel.curves
+    for curve in panel.others:
+        means = drawable(curve, metric)
+        unit = curve.train_length if relative else 1
+        drawn += means.values()
+        axes.plot(
+            [at / unit for at in means],
+            list(means.values()),
+            color=BACKGROUND,
+            linewidth=0.8,
+            zorder=1,
+        )
+    everything = {at for curve in [*panel.curves, *panel.others] for at in curve.points}
+    own_styles = panel.styles()
+    theirs = [curve for published in panel.published for curve in published.curves]
+    for curve in [*theirs, *panel.curves]:
+        ours = id(curve) in own_styles
         means = drawable(curve, metric)
         if not means:
             continue
         unit = curve.train_length if relative else 1
-        drawn += means.values()
+        if ours:
+            drawn += means.values()
         x = [at / unit for at in means]
-        shade = _shade(curve, train_lengths if ours else [curve.train_length])
+        drawn_as = own_styles[id(curve)] if ours else style(curve.position)
+        shade = _shade(curve, drawn_as, train_lengths if ours else [curve.train_length])
         axes.plot(
             x,
             list(means.values()),
             color=shade,
-            marker=style(curve.position).marker if ours else None,
-            linestyle=_line(curve),
+            marker=drawn_as.marker if ours else None,
+            linestyle=_line(curve, drawn_as),
             markersize=5,
             linewidth=1.6 if ours else 0.8,
             alpha=1.0 if ours else 0.6,
@@ -210,15 +282,18 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
             low, high = [min(s) for s in seeds], [max(s) for s in seeds]
             axes.fill_between(x, low, high, color=shade, alpha=0.18, linewidth=0)
             label = _label(curve, train_lengths)
-            ends.append((list(means.values())[-1], label, shade))
-        source = "" if ours else "paper: "
-        for at, y in means.items():
+            # Of many, those that end earlier are not among the best.
+            if panel.named is None or max(means) == max(everything):
+                ends.append((list(means.values())[-1], label, shade))
+        source = "" if ours else "published: "
+        for at, y in means.items() if panel.named is None else ():
             tip = f"{source}{curve.name}, L = {curve.train_length}, at {at:,}: {y:.4g}"
             _tip(axes, at / unit, y, tip)
-    lengths = sorted({at for curve in panel.curves for at in curve.points})
+    lengths = sorted(everything)
     axes.set_xscale("log", base=2)
     if relative:
-        multiples = sorted({at / c.train_length for c in panel.curves for at in c.points})
+        curves = [*panel.curves, *panel.others]
+        multiples = sorted({at / c.train_length for c in curves for at in c.points})
         shown = [multiple for multiple in multiples if multiple >= 1]
         axes.set_xticks(shown, [f"{multiple:g}" for multiple in shown])
         axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
@@ -229,30 +304,37 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
         axes.set_xlabel(panel.length_label)
     axes.minorticks_off()
     _scale_values(axes, drawn)
+    if theirs and drawn:  # published curves may leave the panel, ours do not
+        least, most = min(drawn), max(drawn)
+        margin = (most / least) ** 0.3 * 1.02
+        axes.set_ylim(least / margin, most * margin)
     axes.set_ylabel(METRICS[metric])
-    _finish(axes, panel, ends, "mean and range")
+    _finish(axes, panel, sorted(ends)[: panel.named], "mean and range")
 
 
 def _draw_positions(axes: "Axes", panel: Panel) -> None:
     ends: list[End] = []
     shown = set()
     train_lengths = sorted({curve.train_length for curve in panel.curves})
+    own_styles = panel.styles()
     for curve in panel.curves:
         if not (bins := bins_to_draw(curve)):
             continue
         shown.add(curve.lengths[-1])
         x = [math.sqrt(found.context_from * found.context_to) for found in bins]
         y = [found.loss for found in bins]
+        drawn_as = own_styles[id(curve)]
+        shade = _shade(curve, drawn_as, train_lengths)
         axes.plot(
             x,
             y,
-            color=_shade(curve, train_lengths),
-            linestyle=_line(curve),
-            marker=style(curve.position).marker,
+            color=shade,
+            linestyle=_line(curve, drawn_as),
+            marker=drawn_as.marker,
             markersize=3.5,
             linewidth=1.4,
         )
-        ends.append((y[-1], _label(curve, train_lengths), _shade(curve, train_lengths)))
+        ends.append((y[-1], _label(curve, train_lengths), shade))
         for found, place in zip(bins, x, strict=True):
             tip = f"{curve.name}, {found.context_from:,} to {found.context_to:,} tokens of context"
             _tip(axes, place, found.loss, f"{tip}: {found.loss:.3f} ({found.tokens:,} tokens)")
@@ -276,18 +358,18 @@ def drawable(curve: Curve, metric: str) -> dict[int, float]:
     }
 
 
-def _shade(curve: Curve, train_lengths: Sequence[int]) -> tuple[float, ...]:
+def _shade(curve: Curve, drawn_as: Style, train_lengths: Sequence[int]) -> tuple[float, ...]:
     """The scheme's colour, lighter for shorter training lengths where there are several."""
     n_longer = len(train_lengths) - 1 - train_lengths.index(curve.train_length)
     white = LIGHTEST * n_longer / max(len(train_lengths) - 1, 1)
-    return mix(style(curve.position).colour, white)
+    return mix(drawn_as.colour, white)
 
 
-def _line(curve: Curve) -> Any:
+def _line(curve: Curve, drawn_as: Style) -> Any:
     """Dotted in a window, dash-dotted where something else was changed for the evaluation."""
     if curve.window:
         return WINDOW_LINE
-    return CHANGED_LINE if curve.changes else style(curve.position).dash
+    return CHANGED_LINE if curve.changes else drawn_as.dash
 
 
 def _label(curve: Curve, train_lengths: Sequence[int]) -> str:
@@ -335,9 +417,9 @@ def _finish(axes: "Axes", panel: Panel, ends: list[End], shown: str) -> None:
     n_seeds = several_seeds(panel.curves)
     seeds = f"; {shown} of {n_seeds} seeds" if n_seeds else ""
     heading = panel.heading + seeds
-    if panel.paper:
-        at = panel.paper[0].train_length
-        heading += f"\nthin lines: {SOURCE}, WikiText-103, L = {at:,}"
+    if panel.published:
+        sources = (f"{p.source}, L = {p.curves[0].train_length:,}" for p in panel.published)
+        heading += "\nthin lines: " + ";\n".join(sources)
     # Names are the user's: a dollar sign does not start a formula.
     axes.set_title(heading, fontsize=9, color="0.3", loc="left", parse_math=False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)

@@ -5,7 +5,7 @@ not registered here, in rows from elsewhere, bears its own word and is drawn in 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +61,42 @@ def named_variants() -> dict[tuple[str, str], str]:
 
 def style(position: str) -> Style:
     """The scheme's style: no two registered schemes share one."""
-    colour, first = FAMILIES.get(_family(position), OTHER)
-    members = [name for name in _schemes() if _family(name) == _family(position)]
-    members.sort(key=lambda name: (getattr(_registered(name), "rank", 0), name))
-    place = members.index(position) if position in members else 0
+    members = _members(family_of(position))
+    return _style(family_of(position), members.index(position) if position in members else 0)
+
+
+def _members(family: str) -> list[str]:
+    """The registered schemes of a family, by rank and name."""
+    members = [name for name in _schemes() if family_of(name) == family]
+    return sorted(members, key=lambda name: (getattr(_registered(name), "rank", 0), name))
+
+
+def _style(family: str, place: int) -> Style:
+    colour, first = FAMILIES.get(family, OTHER)
     marker = MARKERS[(MARKERS.index(first) + place) % len(MARKERS)]
     shade = SHADES[place % len(SHADES)]
     dash = DASHES[place // len(MARKERS) % len(DASHES)]
     return Style(mix(colour, shade), marker, dash)
+
+
+def styles(curves: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Style]:
+    """A style for each scheme with what is changed of it, ("", if nothing), none twice.
+
+    What is not changed is drawn as by `style`; the others follow behind the family's schemes.
+    """
+    keys = list(dict.fromkeys(curves))
+    found = {key: style(key[0]) for key in keys}
+    places = {family: len(_members(family)) for family in {family_of(key[0]) for key in keys}}
+    for position, changed in keys:
+        plain_is_there = (position, "") in keys
+        first = not plain_is_there and (position, changed) == next(
+            k for k in keys if k[0] == position
+        )
+        if changed and not first:
+            family = family_of(position)
+            found[position, changed] = _style(family, places[family])
+            places[family] += 1
+    return found
 
 
 def mix(colour: str | Colour, shade: float) -> Colour:
@@ -83,7 +111,7 @@ def in_legend_order(positions: Sequence[str]) -> list[str]:
     """By family, as listed above; within one by rank and name."""
 
     def place(position: str) -> tuple[int, int, str]:
-        families, family = list(FAMILIES), _family(position)
+        families, family = list(FAMILIES), family_of(position)
         known = families.index(family) if family in families else len(families)
         return known, getattr(_registered(position), "rank", 0), position
 
@@ -98,5 +126,6 @@ def _registered(position: str) -> Any:
     return _schemes().get(position)
 
 
-def _family(position: str) -> str:
+def family_of(position: str) -> str:
+    """The family of a scheme; empty if it is not registered."""
     return str(getattr(_registered(position), "family", ""))

@@ -1,8 +1,10 @@
-"""The paper's own numbers, as curves that can be laid under ours.
+"""Published numbers, as curves that can be laid under ours: the paper's own, and other papers'.
 
 Press, Smith, Lewis, "Train Short, Test Long" (ICLR 2022): perplexities of tables 2 to 10 and 12 to
 15, speeds and memory of table 1, kept in experiments/paper/. Its WikiText-103 tokens are words, so
-perplexity per token and per word are the same number there.
+perplexity per token and per word are the same number there. What other papers report of other
+schemes is in experiments/published/; their texts and tokens are others, so that the change with
+length is all that compares.
 """
 
 import csv
@@ -18,7 +20,7 @@ from alibi_lm.report.comparisons import Comparison, Curve, Point, Study, in_orde
 SOURCE = "Press et al. 2022"
 WIKITEXT = f"wikitext103 ({SOURCE})"
 TOKENS = "the paper's"  # words of WikiText, pieces of words elsewhere
-FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "paper"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SEED = 1  # of every run of the paper
 
 
@@ -37,7 +39,7 @@ class PaperSpeed:
 def perplexities() -> dict[Comparison, list[Curve]]:
     """Every published perplexity, in the same groups as ours."""
     groups: dict[Comparison, dict[tuple[str, int], Curve]] = {}
-    with (FOLDER / "perplexity.csv").open(encoding="utf-8") as file:
+    with (EXPERIMENTS / "paper" / "perplexity.csv").open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
             study = Study(f"{line['dataset']} ({SOURCE})", line["split"], TOKENS, "", SOURCE)
             stride = int(line["stride"]) if line["stride"] else None
@@ -53,9 +55,30 @@ def perplexities() -> dict[Comparison, list[Curve]]:
 
 
 @cache
+def of_other_papers() -> dict[Comparison, list[Curve]]:
+    """What other papers report, each table and model a study of its own."""
+    groups: dict[Comparison, dict[tuple[str, int, str, str], Curve]] = {}
+    with (EXPERIMENTS / "published" / "perplexity.csv").open(encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            of = f"{line['source']}, {line['model']}"
+            study = Study(f"{line['dataset']} ({of})", line["split"], "its own", "", of)
+            stride = int(line["stride"]) if line["stride"] else None
+            group = Comparison(study, protocol_named(line["protocol"], length=0, stride=stride))
+            key = (line["position"], int(line["train_length"]), line["variant"], line["changes"])
+            position, length, variant, changes = key
+            curve = groups.setdefault(group, {}).setdefault(
+                key, Curve(position, length, variant, changes=changes)
+            )
+            ppl = float(line["ppl"])
+            metrics = {"ppl": ppl, "loss": math.log(ppl)}
+            curve.points.setdefault(int(line["eval_length"]), {})[SEED] = Point(metrics)
+    return {group: in_order(curves.values()) for group, curves in groups.items()}
+
+
+@cache
 def table_1() -> dict[tuple[str, int], PaperSpeed]:
     """Speeds and memory by scheme and length."""
-    with (FOLDER / "speed.csv").open(encoding="utf-8") as file:
+    with (EXPERIMENTS / "paper" / "speed.csv").open(encoding="utf-8") as file:
         lines = [
             PaperSpeed(
                 line["position"],
@@ -91,12 +114,58 @@ def is_the_papers_data(study: Study) -> bool:
     return (study.dataset, study.tokenizer) == ("wikitext103", "words")
 
 
-def curves_to_compare(group: Comparison, curves: Sequence[Curve]) -> list[Curve]:
-    """The paper's curves of our schemes, at the training length nearest to ours of those it has.
+@dataclass(frozen=True)
+class Published:
+    """Curves of one source that are laid under ours."""
 
-    Nearest as a ratio, among the lengths at which the paper measured the most of our schemes at
-    more than one evaluation length. Empty where the paper has nothing under this protocol.
+    source: str
+    curves: list[Curve]
+
+
+def curves_to_compare(group: Comparison, curves: Sequence[Curve]) -> list[Published]:
+    """Published curves of our schemes: the paper's, then other papers' of schemes it has not.
+
+    Of the paper, those at the training length nearest to ours, as a ratio, among the lengths at
+    which it measured the most of our schemes at more than one evaluation length; of the others,
+    those of the study with the most of our schemes, until all that were published are there.
     """
+    ours = {scheme_of(curve) for curve in curves}
+    found = [Published(SOURCE, of_paper)] if (of_paper := _of_paper(group, curves)) else []
+    ours -= {scheme_of(curve) for published in found for curve in published.curves}
+    studies = {
+        other.study: [curve for curve in theirs if len(curve.points) > 1 and _has_base(curve)]
+        for other, theirs in of_other_papers().items()
+        if other.protocol == group.protocol
+    }
+    while ours:
+        counts = {s: len(ours & {scheme_of(c) for c in theirs}) for s, theirs in studies.items()}
+        best = max(counts, key=lambda study: counts[study], default=None)
+        if best is None or not counts[best]:
+            break
+        chosen = [curve for curve in studies[best] if scheme_of(curve) in ours]
+        found.append(Published(best.dataset, chosen))
+        ours -= {scheme_of(curve) for curve in chosen}
+    return found
+
+
+def scheme_of(curve: Curve) -> tuple[str, str, str]:
+    """The scheme as it was trained and read; of a reading, its kind alone."""
+    return curve.position, curve.variant, reading_of(curve.changes)
+
+
+def reading_of(changes: str) -> str:
+    """What a scheme was read as, without numbers: `position=rerope`, `position.scaling=yarn`."""
+    words = changes.split()
+    kinds = [word for word in words if word.startswith(("position=", "position.scaling="))]
+    return kinds[0] if kinds else changes
+
+
+def _has_base(curve: Curve) -> bool:
+    """Whether it can be drawn relative to its training length."""
+    return curve.train_length in curve.points
+
+
+def _of_paper(group: Comparison, curves: Sequence[Curve]) -> list[Curve]:
     theirs = paper_group(group)
     if theirs is None:
         return []

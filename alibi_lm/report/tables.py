@@ -14,7 +14,7 @@ from alibi_lm.report.comparisons import (
     several_seeds,
     titles,
 )
-from alibi_lm.report.published import SOURCE, curves_to_compare, table_1
+from alibi_lm.report.published import curves_to_compare, scheme_of, table_1
 
 CELLS = {OUT_OF_MEMORY: "OOM"}  # of what was not scored
 NEAR = 1.05  # two multiples of the training length are compared if they differ by less
@@ -93,7 +93,7 @@ def markdown_report(groups: Mapping[Comparison, list[Curve]], published: bool = 
         parts.append(markdown(lengths_table(curves)))
         parts += notes(curves)
         if published and (theirs := paper_table(group, curves)):
-            parts += [f"Against {SOURCE}, WikiText-103, {group.label}", markdown(theirs)]
+            parts += [f"Against published numbers, {group.label}", markdown(theirs)]
     return "\n\n".join(parts)
 
 
@@ -134,12 +134,19 @@ def notes(curves: Sequence[Curve]) -> list[str]:
 
 
 def paper_table(group: Comparison, curves: Sequence[Curve]) -> Table | None:
-    """Our perplexities beside the paper's at (nearly) the same multiple of the training length."""
-    theirs = {curve.position: curve for curve in curves_to_compare(group, curves)}
+    """Our perplexities beside published ones at (nearly) the same multiple of the training length.
+
+    Of each scheme those of one source, the paper's if it has it.
+    """
+    theirs = {
+        scheme_of(curve): (published.source, curve)
+        for published in curves_to_compare(group, curves)
+        for curve in published.curves
+    }
     body = []
     for curve in curves:
-        paper = theirs.get(curve.position)
-        if paper is None or not curve.is_plain:
+        source, paper = theirs.get(scheme_of(curve), ("", None))
+        if paper is None or curve.window:
             continue
         ours, ratios = curve.means("ppl"), curve.means("relative")
         for length in ours:
@@ -157,10 +164,11 @@ def paper_table(group: Comparison, curves: Sequence[Curve]) -> Table | None:
                     str(at),
                     number(paper.means("ppl")[at]),
                     number(paper.means("relative")[at], 3),
+                    source,
                 ]
             )
     head = ["position", "L", "length", "ppl", "ppl / at L"]
-    head += ["paper: L", "paper: length", "paper: ppl", "paper: ppl / at L"]
+    head += ["theirs: L", "theirs: length", "theirs: ppl", "theirs: ppl / at L", "source"]
     return Table(head, body) if body else None
 
 

@@ -1,7 +1,8 @@
 """A W&B workspace that lays schemes over each other: the project's comparison at a glance.
 
-Runs are grouped by scheme (and training length, where there are several): every line is the mean
-of a group's seeds with their range. Which curves there are is read from results, as for a report.
+Runs are grouped by family and scheme (by its settings and training length, too, where there are
+several): every line is the mean of a group's seeds with their range. Which curves there are is read
+from results, as for a report.
 """
 
 from collections.abc import Sequence
@@ -73,7 +74,9 @@ def build_workspace(
     filters = [ws.Metric("JobType") == "train"]
     if group is not None:
         filters.append(ws.Metric("Group") == group)
-    groups = [ws.Config("position.kind")]
+    groups = [ws.Config("family"), ws.Config("position.kind")]
+    if len({(row.position, row.variant) for row in rows}) > len({row.position for row in rows}):
+        groups.append(ws.Config("variant"))
     if len({row.train_length for row in rows}) > 1:
         groups.append(ws.Config("train_length"))
     return ws.Workspace(

@@ -36,6 +36,7 @@ from alibi_lm.evaluation.rows import Result, Row, append_row, losses_file, read_
 from alibi_lm.machine import processes
 from alibi_lm.machine.files import remove_partial_files, write_atomically
 from alibi_lm.machine.progress import say
+from alibi_lm.positions import SCHEMES
 from alibi_lm.runs.identity import Identity, identify
 from alibi_lm.tracking import Described
 from alibi_lm.training.checkpoint import load_weights, read_weights
@@ -196,7 +197,11 @@ class Run(RunFolder):
         """How W&B describes it."""
         config = self.config
         tags = (config.position.kind, config.data.name, f"L{config.train_length}")
-        return Described(self.path.name, group(config), "train", tags, to_dict(config))
+        scheme = {
+            "family": SCHEMES.made[config.position.kind].family,
+            "variant": self.identity.variant,
+        }
+        return Described(self.path.name, group(config), "train", tags, to_dict(config) | scheme)
 
 
 def group(config: Config) -> str:

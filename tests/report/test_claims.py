@@ -252,6 +252,6 @@ def test_table_states_claim_rule_and_both_findings(tmp_path: Path) -> None:
     groups = comparisons(blocks(tmp_path, "alibi", -0.1))
     named = titles(group.study for group in groups)
     table = claims_table(check_claims(groups), named)
-    assert table.head == ["claim", "rule", "in the paper", "data", "here"]
+    assert table.head == ["claim", "rule", "published", "data", "here"]
     assert len(table.body) == len(CLAIMS)
     assert all(cell for line in table.body for cell in line)

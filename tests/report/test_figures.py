@@ -1,16 +1,28 @@
 import dataclasses
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
-from samples import study
+from samples import bare, study
 
 from alibi_lm.evaluation.rows import Result
+from alibi_lm.positions import SCHEMES
 from alibi_lm.report.comparisons import comparisons, titles
-from alibi_lm.report.figures import Panel, lengths_figure, panel, positions_figure, save, svg
+from alibi_lm.report.figures import (
+    Panel,
+    lengths_figure,
+    panel,
+    panels_of,
+    positions_figure,
+    save,
+    svg,
+)
+from alibi_lm.report.published import curves_to_compare
 
 
 def panels(results: list[Result], metric: str, published: bool = False) -> list[Panel]:
@@ -87,14 +99,76 @@ def test_loss_by_position(tmp_path: Path) -> None:
 
 def test_the_papers_curves_where_they_compare(tmp_path: Path) -> None:
     (relative,) = panels(study(tmp_path), "relative", published=True)
-    assert {curve.position for curve in relative.paper} == {"sinusoidal", "alibi"}
-    assert {curve.train_length for curve in relative.paper} == {512}
+    (theirs,) = relative.published
+    assert {curve.position for curve in theirs.curves} == {"sinusoidal", "alibi"}
+    assert {curve.train_length for curve in theirs.curves} == {512}
     figure = lengths_figure([relative], "relative")
-    assert "paper: Sinusoidal, L = 512, at 1,012: 2.172" in svg(figure)
+    assert "published: Sinusoidal, L = 512, at 1,012: 2.172" in svg(figure)
     # Plain perplexities compare on the paper's own tokens alone.
     (plain,) = panels(study(tmp_path), "ppl", published=True)
-    assert plain.paper == []
+    assert plain.published == []
     on_wikitext = study(tmp_path, dataset="wikitext103", tokenizer="words", train_length=1000)
     (same,) = panels(on_wikitext, "ppl", published=True)
-    assert {curve.train_length for curve in same.paper} == {1024}
-    assert panels(study(tmp_path), "relative")[0].paper == []
+    assert {curve.train_length for curve in same.published[0].curves} == {1024}
+    assert panels(study(tmp_path), "relative")[0].published == []
+
+
+def test_other_papers_curves_of_schemes_that_the_paper_has_not(tmp_path: Path) -> None:
+    rows = [
+        bare(position=position, variant=variant, eval_length=at, ppl=ppl)
+        for position, variant in (("alibi", ""), ("cable", "weights=True"), ("fox", ""))
+        for at, ppl in ((64, 20.0), (1024, 19.0))
+    ]
+    ((group, curves),) = comparisons(rows).items()
+    paper, others = curves_to_compare(group, curves)
+    assert (paper.source, [c.position for c in paper.curves]) == ("Press et al. 2022", ["alibi"])
+    assert "Veisi et al. 2025" in others.source
+    assert [(c.position, c.variant) for c in others.curves] == [("cable", "weights=True")]
+
+
+def test_of_many_curves_each_family_has_a_panel(tmp_path: Path) -> None:
+    """All curves are in every panel; those of other families are grey and not named."""
+    names = [*SCHEMES.settings][:30]
+    rows = [
+        bare(position=name, eval_length=at, ppl=20 + place + at / 64)
+        for place, name in enumerate(names)
+        for at in (64, 1024)
+    ]
+    rows += [
+        Result(replace(r.row, changes="position.scaling=yarn"))
+        for r in rows
+        if r.row.position == "rotary"
+    ]
+    ((group, curves),) = comparisons(rows).items()
+    (whole,) = [panel(group, curves, "title", "ppl", False)]
+    overview, *families = panels_of(whole)
+    assert len(overview.curves) == 31 and overview.named == 8
+    assert sum(len(family.curves) for family in families) == 31
+    assert all(len(f.curves) + len(f.others) == 31 for f in families)
+    assert len({family.heading for family in families}) == len(families)
+    # No two of a family are drawn alike.
+    for family in families:
+        found = family.styles()
+        drawn = {
+            (found[id(c)].marker, found[id(c)].colour, str(found[id(c)].dash))
+            for c in family.curves
+        }
+        assert len(drawn) == len(family.curves)
+    text = svg(lengths_figure([whole], "ppl"))
+    assert text.count(">Rotary, read scaling=yarn<") == 2  # in its family, and among the best
+
+
+def test_names_do_not_cover_each_other(tmp_path: Path) -> None:
+    rows = [
+        bare(position=name, eval_length=at, ppl=20.0 + place / 1000)
+        for place, name in enumerate([*SCHEMES.settings][:30])
+        for at in (64, 128)
+    ]
+    ((group, curves),) = comparisons(rows).items()
+    figure = lengths_figure([panel(group, curves, "title", "ppl", False)], "ppl")
+    figure.canvas.draw()
+    for axes in figure.axes:
+        boxes = [t.get_window_extent() for t in axes.texts if t.get_position()[0] == 1.01]
+        boxes.sort(key=lambda box: box.y0)
+        for below, above in itertools.pairwise(boxes):
+            assert above.y0 >= below.y1 - 3  # of 9 points

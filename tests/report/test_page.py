@@ -96,6 +96,15 @@ def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None
     assert "Perplexity per token" in tab.locator("figure svg:visible").first.text_content()
     before = tab.locator(".metric:visible td").all_inner_texts()
 
+    # A click on a column's head sorts by it, another the other way round.
+    column = ".metric:visible tbody td:nth-child(3)"
+    tab.click(".metric:visible th:nth-child(3) button")
+    numbers = [float(text.split(" ")[0]) for text in tab.locator(column).all_inner_texts()]
+    assert numbers == sorted(numbers)
+    tab.click(".metric:visible th:nth-child(3) button")
+    again = [float(text.split(" ")[0]) for text in tab.locator(column).all_inner_texts()]
+    assert again == sorted(numbers, reverse=True)
+
     tab.select_option("#metric", "bpb")
     assert "Bits per byte" in tab.locator("figure svg:visible").first.text_content()
     assert tab.locator(".metric:visible td").all_inner_texts() != before
@@ -105,11 +114,11 @@ def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None
     assert "Context (tokens)" in tab.locator("figure svg:visible").first.text_content()
 
     claims = tab.locator(".claim:visible")
-    assert claims.count() == 7
+    assert claims.count() == 8  # seven of the paper, one of sinusoidal embeddings
     assert "not measured" in claims.nth(3).inner_text()
     tab.select_option("#study", index=1)
     assert tab.locator("#protocol option").all_inner_texts() == ["nonoverlapping"]
-    assert shown(tab, ".claim") == 7
+    assert shown(tab, ".claim") == 8
 
     # The paper's own numbers can be chosen too.
     tab.select_option("#study", index=2)
@@ -118,7 +127,7 @@ def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None
     tab.select_option("#protocol", "sliding, stride 1")
     assert "393.71" in tab.locator(".metric:visible").inner_text()  # table 13
     verdicts = tab.locator(".claim:visible .verdict").all_inner_texts()
-    assert verdicts == ["holds"] * 5 + ["not measured"] * 2
+    assert verdicts == ["holds"] * 5 + ["not measured"] * 2 + ["does not hold"]
     tab.select_option("#study", index=1)
 
     # The choice is in the address: opened again, it is there again.

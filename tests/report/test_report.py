@@ -60,8 +60,8 @@ def test_names_that_break_tables(tmp_path: Path) -> None:
 
 def test_the_papers_numbers_are_added_if_wanted(tmp_path: Path) -> None:
     results = study(tmp_path)
-    assert "paper: ppl" not in summary(results)
-    assert "paper: ppl" in summary(results, published=True)
+    assert "theirs: ppl" not in summary(results)
+    assert "theirs: ppl" in summary(results, published=True)
 
 
 def test_no_rows() -> None:

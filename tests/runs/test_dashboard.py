@@ -38,14 +38,17 @@ def test_the_workspace_overlays_schemes_over_evaluation_length() -> None:
     assert {plot["xAxis"] for plot in plots} == {"extrapolation/length"}
     assert training["panels"][0]["config"]["metrics"] == ["train/loss"]
     (runs,) = spec["runSets"]
-    assert [key["name"] for key in runs["grouping"]] == ["position.value.kind"]
+    assert [key["name"] for key in runs["grouping"]] == ["family.value", "position.value.kind"]
     filters = {f["key"]["name"]: f["value"] for f in runs["filters"]["filters"]}
     assert filters == {"jobType": "train", "group": "repro"}
 
     rows.append(replace(ROW, train_length=128))
     spec = sent(build_workspace(rows, "team", "project"))
     names = [key["name"] for key in spec["runSets"][0]["grouping"]]
-    assert names == ["position.value.kind", "train_length.value"]
+    assert names == ["family.value", "position.value.kind", "train_length.value"]
+    rows.append(replace(ROW, variant="scale=2.0"))
+    spec = sent(build_workspace(rows, "team", "project"))
+    assert [key["name"] for key in spec["runSets"][0]["grouping"]][2] == "variant.value"
 
 
 def test_script(in_process: Script, tmp_path: Path) -> None:
