@@ -68,7 +68,9 @@ class Plan:
         labels = []
         for config, words in self.members:
             own = [w for w in words if w not in shared and not w.startswith(shown)]
-            label = f"{config.position.kind} L{config.train_length} s{config.seed}"
+            chosen = [w.removeprefix("position=") for w in words if w.startswith("position=")]
+            scheme = chosen[0] if chosen else config.position.kind
+            label = f"{scheme} L{config.train_length} s{config.seed}"
             labels.append(" ".join([label, *own]))
         return labels
 

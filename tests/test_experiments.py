@@ -12,6 +12,8 @@ from samples import composed
 from alibi_lm.cli import CONFIGS
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.rows import read_results
+from alibi_lm.positions import SCHEMES
+from alibi_lm.positions.rerotated import Rerotated
 from alibi_lm.runs.plan import plan_member
 from alibi_lm.runs.sweep import run_member
 
@@ -48,6 +50,16 @@ def test_there_are_the_papers() -> None:
         scales = {path.stem for path in (CONFIGS / "experiment" / name).glob("*.yaml")}
         assert scales == {"smoke", "small", "paper"}
         assert (ROOT / "experiments" / name / "README.md").exists()
+
+
+def test_the_zoo_has_all_that_can_be_trained() -> None:
+    """But for the ways to read a rotary model, and the layers of models of more than two."""
+    text = (CONFIGS / "experiment" / "zoo.yaml").read_text()
+    listed = text.partition("position: >-")[2].replace("\n", "").replace(" ", "").split(",")
+    presets = {n for n, named in SCHEMES.named.items() if named.settings.kind == "layered"}
+    ways = {n for n, made in SCHEMES.made.items() if issubclass(made, Rerotated)}
+    ways |= {n for n, named in SCHEMES.named.items() if named.settings.kind in ways}
+    assert sorted(listed) == sorted({*SCHEMES.choices} - presets - ways)
 
 
 def test_smoke(book: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

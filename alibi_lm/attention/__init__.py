@@ -97,14 +97,17 @@ def choose_backend(wanted: str, needs: Needs, where: Circumstances) -> str:
 
 def unsupported(backend: str, needs: Needs, where: Circumstances) -> str | None:
     """Why a backend cannot compute attention (or its gradients); None if it can."""
-    if backend == "auto" or (reason := _lack(backend, needs, where)) is None:
+    able = [name for name in BACKENDS if _lack(name, needs, where) is None]
+    if backend in able or (backend == "auto" and able):
         return None
-    able = ", ".join(name for name in BACKENDS if _lack(name, needs, where) is None)
-    return f"{backend} {reason}; use {able}"
+    reason = _lack("reference" if backend == "auto" else backend, needs, where)
+    return f"{backend} {reason}" + (f"; use {', '.join(able)}" if able else "")
 
 
 def _lack(backend: str, needs: Needs, where: Circumstances) -> str | None:
     form, device = needs.form, where.device
+    if needs.all_keys and needs.window:
+        return "cannot compute a window for a function that needs the logits of all keys"
     if where.dropout and (
         backend in ("row", "flex") or (device == "cpu" and backend not in ANY_BIAS)
     ):

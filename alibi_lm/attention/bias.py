@@ -31,6 +31,7 @@ class Needs(NamedTuple):
     window: bool = False
     sinks: bool = False
     score_mod: bool = False  # whether a function on the logits is also given to FlexAttention
+    all_keys: bool = False  # whether a function needs the logits of all keys before the query
 
     def within(self, window: bool, sinks: bool) -> "Needs":
         """The same in a window that hides something, with sinks or without; see Bias.within."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alibi_lm.attention import NO_BIAS, Bias, Circumstances, Form, Needs, unsupported
 from alibi_lm.errors import UserError
 from alibi_lm.positions.temperature import Temperature, TemperatureConfig
-from alibi_lm.settings import Registry, setting
+from alibi_lm.settings import Registry, changed_settings, setting
 
 T = TypeVar("T")
 
@@ -103,11 +103,23 @@ class PositionConfig(TemperatureConfig, WindowConfig):
 
     kind: ClassVar[str]
 
+    def idle(self, names: Sequence[str], only_with: str) -> list[str]:
+        """A line for each of these settings that was set but acts with another alone."""
+        changed = changed_settings(self)
+        return [
+            f"position.{name}: given {changed[name]}, but it acts with {only_with} alone"
+            for name in names
+            if name in changed
+        ]
+
     def problems(self, sizes: Sizes) -> list[str]:
         """One line for each reason why this scheme cannot stand in a model of these sizes."""
         if self.sinks and self.window is None:
             return [f"position.sinks: given {self.sinks}, but without position.window all are seen"]
-        return self.temperature_problems(sizes.train_length)
+        problems = self.temperature_problems(sizes.train_length)
+        if self.temperature != "llama4":
+            problems += self.idle(["temperature_floor"], "position.temperature=llama4")
+        return problems
 
 
 class Draws(NamedTuple):

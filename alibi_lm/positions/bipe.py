@@ -40,9 +40,10 @@ class BipeConfig(PositionConfig):
         problems = super().problems(sizes)
         if not self.separators or "" in self.separators:
             problems.append(f"position.separators: given {self.separators}, but it must be text")
-        if self.between == "rotary":
-            problems += RotaryConfig(theta=self.theta).problems(sizes)
-        return problems
+        if self.between == "alibi":
+            return problems + self.idle(["theta"], "position.between=rotary")
+        problems += self.idle(["scale"], "position.between=alibi")
+        return problems + RotaryConfig(theta=self.theta).problems(sizes)
 
 
 @SCHEMES.add("bipe", BipeConfig)
@@ -101,7 +102,7 @@ class Bipe(Position):
         """The embeddings of places, (B, T, D), and what segments do."""
         rows = F.pad(self.table, (0, 0, 0, 1))[self.places(positions)]
         if self.config.between == "rotary":
-            return rows, self.rotary.begin(positions)
+            return rows, self.rotary.rotations(positions)
         return rows, Bias(by_key=self.slopes.double()[:, None] * positions[:, None])
 
     def embed(self, x: Tensor, begun: Any) -> Tensor:

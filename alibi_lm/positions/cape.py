@@ -3,7 +3,8 @@
 Likhomanenko et al. (NeurIPS 2021, arXiv 2106.03143), after gcambara/cape, a reimplementation: the
 authors' code was not found. In training, position t of a sequence becomes (t + delta + eps_t)
 exp(lambda): delta within +-max_shift and lambda within +-ln max_scale for each sequence, eps within
-+-max_jitter for each token. In evaluation nothing is drawn. `normalize` subtracts the mean position
++-max_jitter for each token. In evaluation nothing is drawn. (The
+code that was read has all three off by default.) `normalize` subtracts the mean position
 first. Frequencies are those of the paper's formula of sinusoidal embeddings (table=paper).
 """
 

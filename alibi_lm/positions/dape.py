@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alibi_lm.attention.bias import Bias, Block, Form, Needs, OnLogits
-from alibi_lm.errors import UserError
-from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
+from alibi_lm.positions.base import SCHEMES, Draws, Position, PositionConfig, Sizes
 from alibi_lm.positions.based import BasedConfig
+from alibi_lm.positions.fire import FireConfig
+from alibi_lm.positions.layered import LayeredConfig
 from alibi_lm.settings import setting
 
 SLOPE = 0.01  # of LeakyReLU below 0
@@ -46,9 +47,19 @@ class DapeConfig(BasedConfig):
     def base_problems(self, base: PositionConfig, sizes: Sizes) -> list[str]:
         """The base must act within layers."""
         made = SCHEMES.made[base.kind]
-        if (made.embed, made.positions) == (Position.embed, Position.positions):
-            return []
-        return [f"position.base: given {base.kind}, which does not act in single layers"]
+        forms = {needs.form for needs in made.needs(base, length=1)}
+        inside = (made.embed, made.positions) == (Position.embed, Position.positions)
+        # Of the functions on logits, FIRE's alone is a bias that does not look at them.
+        if isinstance(base, LayeredConfig) or not inside:
+            return [f"position.base: given {base.kind}, which does not act in each layer alike"]
+        if Form.ON_LOGITS in forms and not isinstance(base, FireConfig):
+            return [f"position.base: given {base.kind}, but it must add a bias, or none"]
+        if self.kernel > 1 and base.window is not None:
+            return [
+                f"position.base: given a window, but position.kernel = {self.kernel} needs the "
+                "logits of all keys"
+            ]
+        return []
 
 
 class Network(nn.Module):
@@ -82,8 +93,7 @@ class MixHeads(OnLogits):
         together = torch.cat(maps, dim=1)
         reach, stop = self.network.inner.padding[1], block.queries.stop
         if reach:
-            if len(block.j) != stop:
-                raise UserError("position=dape with a kernel needs all keys, not those of a window")
+            assert len(block.j) == stop  # no window: see Needs.all_keys
             # The hidden map has numbers behind the last query, too, if the text goes on there.
             together = together.masked_fill(block.j > block.i, 0.0)
             together = F.pad(together, (0, min(reach, self.length - stop)))
@@ -118,7 +128,8 @@ class Dape(Position):
         """A function of the logits, in the window of the base and its own."""
         base = config.base_config()
         of_base = SCHEMES.made[base.kind].needs(base, length)
-        on_logits = {n._replace(form=cls.form, score_mod=False) for n in of_base}
+        changes = {"form": cls.form, "score_mod": False, "all_keys": config.kernel > 1}
+        on_logits = {n._replace(**changes) for n in of_base}
         needed: set[Needs] = config.narrowed(on_logits, length)
         return needed
 
@@ -127,6 +138,13 @@ class Dape(Position):
         """Not, if the network sees neighbours; else as the base."""
         bases: Any = self.bases
         return self.config.kernel == 1 and bool(bases[0].prefix_consistent)
+
+    @property
+    def longest(self) -> int | None:
+        """The base's own."""
+        bases: Any = self.bases
+        longest: int | None = bases[0].longest
+        return longest
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Networks as torch draws them, bases as they are by themselves."""
@@ -139,6 +157,12 @@ class Dape(Position):
         """Each base's own."""
         for base in self.bases:
             base.constrain()  # type: ignore[operator]
+
+    def extra_loss(self, draws: Draws) -> Tensor | None:
+        """The sum of the bases' own."""
+        bases: Any = self.bases
+        losses = [loss for base in bases if (loss := base.extra_loss(draws)) is not None]
+        return torch.stack(losses).sum() if losses else None
 
     def begin(self, positions: Tensor) -> list[Any]:
         """What each layer's base begins with."""

@@ -3,9 +3,10 @@
 Hua et al., "Fourier Position Embedding" (ICML 2025, arXiv 2412.17739), after TsinghuaC3I/
 Fourier-Position-Embedding: of the rotary frequencies, those are kept that make a full turn within
 train_length; pair g of a head is multiplied by sum_f A_fg cos(i w_f), and the same of sines with
-other coefficients, drawn for each layer, fixed, near the identity. A head has K / 4 such pairs
-at most, fewer if fewer frequencies are kept; for all others the code has 1 for cosine and sine
-alike: a turn by 45 degrees and a stretch, which doubles their part of the logit.
+other coefficients, drawn for each layer, fixed, near the identity, the same for all seeds of a run.
+A head has K / 4 such pairs at most, fewer if fewer frequencies are kept; for all others the code
+has 1 for cosine and sine alike: a turn by 45 degrees and a stretch, which doubles their part of the
+logit.
 """
 
 import math
@@ -87,10 +88,8 @@ class Fope(Position):
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
     ) -> tuple[Tensor, Tensor, Bias]:
         """Multiply the pairs of both by this layer's series."""
-        cosines, sines = (  # not as a matrix product, which autocast would round
-            (part[..., None] * of_layer[layer][:, None]).sum(-2)
-            for part, of_layer in ((begun.cos(), self.cosines), (begun.sin(), self.sines))
-        )
+        with torch.autocast(q.device.type, enabled=False):  # 16 bits would round positions
+            cosines, sines = begun.cos() @ self.cosines[layer], begun.sin() @ self.sines[layer]
         series = torch.complex(cosines, sines)
         others = series.new_full((*series.shape[:-1], self.pairs - series.shape[-1]), 1 + 1j)
         factors = torch.cat([series, others], dim=-1)  # (H, T, K/2)

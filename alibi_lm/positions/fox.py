@@ -58,7 +58,7 @@ class FoxConfig(PositionConfig):
             return torch.full((n_heads,), self.offset)
         shortest, longest = (math.log(time) for time in self.decay_times)
         times = torch.linspace(shortest, longest, n_heads, dtype=torch.float64).exp()
-        return -torch.expm1(1 / times).log().float()
+        return (-1 / times - (-torch.expm1(-1 / times)).log()).float()  # -log(exp(1 / t) - 1)
 
 
 def gate_layers(sizes: Sizes, outputs: int, bias: bool = True) -> nn.ModuleList:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from alibi_lm.positions.base import PositionConfig
-from alibi_lm.settings import default_of, setting
+from alibi_lm.settings import setting
 
 SCALINGS = (
     *("none", "linear", "ntk", "dynamic", "yarn", "llama3"),
@@ -37,7 +37,8 @@ OF_SCALING = {  # settings that only these scalings have
     ("yarn",): ("beta_fast", "beta_slow", "truncate"),
     ("yarn", "longrope", "longrope_dynamic"): ("attention_factor",),
     ("llama3",): ("low_freq_factor", "high_freq_factor"),
-    ("longrope", "longrope_dynamic"): ("short_factors", "long_factors"),
+    ("longrope", "longrope_dynamic"): ("long_factors",),
+    ("longrope",): ("short_factors",),
 }
 
 
@@ -64,10 +65,6 @@ class FrequencyConfig(PositionConfig):
         [], "longrope: what divides each frequency up to train_length; []: nothing", above=0
     )
     long_factors: list[float] = setting([], "longrope: what divides each beyond it", above=0)
-
-    def is_default(self, name: str) -> bool:
-        """Whether a setting is as it is by default."""
-        return bool(getattr(self, name) == default_of(type(self).__dataclass_fields__[name]))
 
     def factor_on_both(self, train_length: int) -> float:
         """What rotated queries and keys are multiplied by."""
@@ -147,13 +144,9 @@ class FrequencyConfig(PositionConfig):
                 "effect; give how much longer texts get"
             )
         for scalings, names in OF_SCALING.items():
-            set_ones = [name for name in names if not self.is_default(name)]
-            if set_ones and scaling not in scalings:
+            if scaling not in scalings:
                 only = " or ".join(f"position.scaling={each}" for each in scalings)
-                problems.append(
-                    f"position.{set_ones[0]}: given {getattr(self, set_ones[0])}, but only "
-                    f"{only} has it; position.scaling is {scaling}"
-                )
+                problems += self.idle(names, only)
         if self.beta_slow >= self.beta_fast:
             problems.append(
                 f"position.beta_slow: given {self.beta_slow:g}, but it must be below "

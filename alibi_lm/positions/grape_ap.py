@@ -86,6 +86,7 @@ class GrapeAp(Position):
     ) -> tuple[Tensor, Tensor, Bias]:
         """The function of this layer's map."""
         p = split_heads(self.maps[layer](x), q.shape[1])
+        p = p.to(torch.promote_types(p.dtype, torch.float32))  # positions are not rounded
         cos, sin = (part.to(p.dtype) for part in begun)
         # The smallest number of float32 beside the mean square, as the authors' norm has it.
         normed = p * (p.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).rsqrt()

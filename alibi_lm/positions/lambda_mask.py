@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alibi_lm.attention.bias import Bias, Needs
+from alibi_lm.attention.bias import Needs
 from alibi_lm.positions.base import SCHEMES, Sizes
 from alibi_lm.positions.rerotated import Rerotated
 from alibi_lm.positions.rotary import RotaryConfig
@@ -47,7 +47,7 @@ class LambdaMask(Rerotated):
     @property
     def prefix_consistent(self) -> bool:
         """If no text is longer than the window and shorter than the limit."""
-        return bool(self.limit <= self.local)
+        return super().prefix_consistent and bool(self.limit <= self.local)
 
     @classmethod
     def needs(cls, config: Any, length: int) -> set[Needs]:
@@ -55,6 +55,10 @@ class LambdaMask(Rerotated):
         inside = {Needs(cls.form), Needs(cls.form, window=True, sinks=True)}
         needed: set[Needs] = config.narrowed(inside, length)
         return needed
+
+    def window(self) -> tuple[int, int]:
+        """The local keys and the first."""
+        return self.local, self.config.first
 
     def places(self, length: int) -> list[tuple[Any, Any]]:
         """For the first keys, queries stand at the limit and keys at 0."""
@@ -64,10 +68,3 @@ class LambdaMask(Rerotated):
     def which(self, i: Tensor, j: Tensor) -> Tensor:
         """The first keys, where they are beyond the window."""
         return (i - j >= self.local).int()
-
-    def in_layer(
-        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
-    ) -> tuple[Tensor, Tensor, Bias]:
-        """As all readings, in the window."""
-        q, k, bias = super().in_layer(layer, x, q, k, begun)
-        return q, k, bias.within(self.local, q.shape[2], self.config.first)

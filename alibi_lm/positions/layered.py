@@ -22,7 +22,8 @@ from alibi_lm.positions.base import SCHEMES, Draws, Position, PositionConfig, Si
 from alibi_lm.positions.spec import read_spec, shortest
 from alibi_lm.settings import setting
 
-PRESETS = ("none", "rnope", "rnope_swa", "smollm3", "llama4", "gemma3")
+LOCAL = ("rnope_swa", "llama4", "gemma3")  # presets that have a window
+PRESETS = ("none", "rnope", "smollm3", *LOCAL)
 
 
 def preset_layers(preset: str, local: int) -> list[Any]:
@@ -71,6 +72,8 @@ class LayeredConfig(PositionConfig):
                 f"position.layers: given {self.layers}, but position.preset = {self.preset} names "
                 "them; give one of the two"
             )
+        if self.preset not in LOCAL:
+            problems += self.idle(["local"], " or ".join(f"position.preset={p}" for p in LOCAL))
         if not self.layers:
             problems.append("position.layers: given none; name at least one, e.g. [rotary,none]")
         try:

@@ -124,6 +124,7 @@ class Directions(nn.Module):
         back = self.convolution.kernel_size[0] - 1
         w = F.silu(self.convolution(F.pad(self.up(self.down(x)).mT, (back, 0)))).mT
         w = split_heads(w, self.n_heads)
+        w = w.to(torch.promote_types(w.dtype, torch.float32))  # in 16 bits its length is not 1
         normed: Tensor = w * (w.square().sum(-1, keepdim=True) + EPS).rsqrt()
         return normed
 
@@ -155,7 +156,9 @@ class Path(Position):
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
     ) -> tuple[Tensor, Tensor, Bias]:
         """The function of this layer's reflections."""
-        beta = 2 * self.strengths[layer](x).sigmoid().mT
+        strengths = self.strengths[layer](x)
+        wide = torch.promote_types(strengths.dtype, torch.float32)
+        beta = 2 * strengths.to(wide).sigmoid().mT
         added = None
         if self.config.forget:
             added = F.logsigmoid(self.gates[layer](x).double()).cumsum(1).mT

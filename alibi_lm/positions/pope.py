@@ -39,6 +39,7 @@ class Pope(Position):
 
     def __init__(self, config: PopeConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
+        self.head_dim = sizes.head_dim
         self.phases = nn.Parameter(torch.zeros(sizes.n_layers, sizes.n_heads, sizes.head_dim))
 
     @classmethod
@@ -48,9 +49,8 @@ class Pope(Position):
 
     def begin(self, positions: Tensor) -> Tensor:
         """The angle of each position and coordinate. (T, K) or (B, 1, T, K), float32."""
-        width = self.phases.shape[-1]
-        coordinates = torch.arange(width, device=positions.device, dtype=torch.float32)
-        angles: Tensor = positions[..., None].float() * self.config.theta ** (-coordinates / width)
+        shares = torch.arange(self.head_dim, device=positions.device) / self.head_dim
+        angles: Tensor = positions[..., None].float() * self.config.theta**-shares
         return angles[:, None] if angles.ndim == 3 else angles
 
     def in_layer(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alibi_lm.positions.base import SCHEMES, Draws, Sizes
+from alibi_lm.positions.base import SCHEMES, Draws, PositionConfig, Sizes
 from alibi_lm.positions.based import BasedPosition
 from alibi_lm.positions.drawn import DrawnConfig, generators
 from alibi_lm.settings import setting
@@ -31,6 +31,16 @@ class PoseConfig(DrawnConfig):
             problems.append(
                 f"position.target_length: given {self.target_length}, but it must be at least "
                 f"train_length = {sizes.train_length}"
+            )
+        return problems
+
+    def base_problems(self, base: PositionConfig, sizes: Sizes) -> list[str]:
+        """The base must not look at the text's length, which is not that of the positions."""
+        problems = super().base_problems(base, sizes)
+        if not problems and not SCHEMES.build(base, sizes).prefix_consistent:
+            problems.append(
+                f"position.base: given {base.kind} with settings that depend on the text's length; "
+                "use those with a factor"
             )
         return problems
 

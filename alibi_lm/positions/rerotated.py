@@ -47,6 +47,10 @@ class Rerotated(Rotary):
         """None: it decides them by place."""
         return False
 
+    def window(self) -> tuple[int, int] | None:
+        """Keys that a query sees at most, and first keys besides; None for all before it."""
+        return None
+
     def places(self, length: int) -> list[tuple[Any, Any]]:
         """Where queries and keys stand, as trained first, then for each kind of other pair.
 
@@ -61,17 +65,18 @@ class Rerotated(Rotary):
     def begin(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The rotations of queries and keys for each kind of pair."""
 
-        def rotations(places: Any) -> Tensor:
+        def rotated(places: Any) -> Tensor:
             everywhere = torch.as_tensor(places, device=positions.device, dtype=torch.float32)
-            turned: Tensor = super(Rerotated, self).begin(everywhere.expand(len(positions)))
-            return turned
+            return self.rotations(everywhere.expand(len(positions)))
 
-        return [(rotations(q), rotations(k)) for q, k in self.places(len(positions))]
+        return [(rotated(q), rotated(k)) for q, k in self.places(len(positions))]
 
     def in_layer(
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
     ) -> tuple[Tensor, Tensor, Bias]:
         """Rotate both for near pairs, and for the others in the function on the logits."""
         rotated = [(rotate(q, of_q), rotate(k, of_k)) for of_q, of_k in begun]
-        function = OtherRotations(tuple(rotated[1:]), self.which)
-        return *rotated[0], Bias(on_logits=function)
+        bias = Bias(on_logits=OtherRotations(tuple(rotated[1:]), self.which))
+        if window := self.window():
+            bias = bias.within(window[0], q.shape[2], window[1])
+        return *rotated[0], bias

@@ -83,7 +83,7 @@ class Rotary(Position):
         kept = int(self.config.p * width // 2)
         return frequencies * (torch.arange(width // 2, device=device) < kept)
 
-    def begin(self, positions: Tensor) -> Any:
+    def rotations(self, positions: Tensor) -> Tensor:
         """The rotation of each position and pair: (T, width / 2) or (B, 1, T, width / 2), complex.
 
         Positions may be fractions.
@@ -94,11 +94,17 @@ class Rotary(Position):
         rotations = torch.polar(factors, angles)
         return rotations[:, None] if rotations.ndim == 3 else rotations
 
+    def begin(self, positions: Tensor) -> Any:
+        """The rotations of queries and of keys."""
+        rotations = self.rotations(positions)
+        return rotations, rotations
+
     def in_layer(
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
     ) -> tuple[Tensor, Tensor, Bias]:
         """Rotate the pairs of both."""
-        return rotate(q, begun), rotate(k, begun), NO_BIAS
+        of_q, of_k = begun
+        return rotate(q, of_q), rotate(k, of_k), NO_BIAS
 
 
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from alibi_lm.attention.bias import Bias, Block, Form, Needs, OnLogits
+from alibi_lm.attention.scored import BLOCK
 from alibi_lm.positions.base import SCHEMES, PositionConfig, Sizes
 from alibi_lm.positions.based import BasedConfig, BasedPosition
 from alibi_lm.settings import setting
-
-STEP = 128  # queries after which sums are kept
 
 
 @dataclass
@@ -39,12 +39,12 @@ class SelectiveConfig(BasedConfig):
 class Selected(OnLogits):
     """The logits less what the queries before have masked."""
 
-    sums: Tensor  # (B, N, T), what the queries before each step masked
+    sums: Tensor  # (B, N, T), what the queries before each block masked
 
     def logits(self, logits: Tensor, block: Block) -> Tensor:
         """Subtract it from all heads. (B, H, R, C)."""
         own = selection(logits[:, 0], block.i, block.j)
-        step, rest = divmod(block.queries.start, STEP)
+        step, rest = divmod(block.queries.start, BLOCK)
         assert not rest
         before = self.sums[:, step, None, block.j].to(own.dtype) + own.cumsum(1) - own
         return logits - before[:, None]
@@ -53,6 +53,11 @@ class Selected(OnLogits):
 def selection(logits: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """What each query masks of each key. (B, R, C), (R, 1), (C,) -> (B, R, C)."""
     return F.relu(logits).masked_fill((j >= i) | (j == 0), 0.0)
+
+
+def selected_by(q: Tensor, k: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """What some queries of the first head, (B, R, K), mask of each key. (B, T)."""
+    return selection(q @ k.mT, i, j).sum(1)
 
 
 @SCHEMES.add("selective", SelectiveConfig)
@@ -82,9 +87,9 @@ class Selective(BasedPosition):
         q0, k0 = q[:, 0].to(wide) * scale, k[:, 0].to(wide)
         sums = [q0.new_zeros(len(q), length)]
         with torch.autocast(q.device.type, enabled=False):  # as the logits are computed
-            for start in range(0, length - STEP, STEP):
-                rows = slice(start, start + STEP)
-                selected = selection(q0[:, rows] @ k0.mT, j[rows, None], j)
-                sums.append(sums[-1] + selected.sum(1))
+            for start in range(0, length - BLOCK, BLOCK):
+                rows = slice(start, start + BLOCK)
+                step = q0[:, rows], k0, j[rows, None], j
+                sums.append(sums[-1] + checkpoint(selected_by, *step, use_reentrant=False))
         function = Selected(torch.stack(sums, dim=1))
         return q, k, Bias(on_logits=function, window=bias.window, sinks=bias.sinks)

@@ -86,20 +86,22 @@ class SelectiveRope(Position):
     family = "rotation"
     idea = "rotary whose angles are sums of steps that the tokens decide"
     source = "Movahedi et al. 2026"
+    by_pair: Tensor
     claim = "better language modelling and recall than rotary; nothing on longer texts"
 
     def __init__(self, config: SelectiveRopeConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.layers = nn.ModuleList(Steps(config, sizes) for _ in range(sizes.n_layers))
         pairs = torch.arange(0, sizes.head_dim, 2, dtype=torch.float32)
-        self.by_pair = config.largest / config.theta ** (pairs / sizes.head_dim)
+        by_pair = config.largest / config.theta ** (pairs / sizes.head_dim)
+        self.register_buffer("by_pair", by_pair, persistent=False)
 
     def in_layer(
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
     ) -> tuple[Tensor, Tensor, Bias]:
         """Turn both by the sums of this layer's steps, added in float64."""
         sums = self.layers[layer](x).double().cumsum(-2)  # (B, H, T, K/2)
-        angles = sums * self.by_pair.to(sums.device)
+        angles = sums * self.by_pair
         wide = torch.promote_types(q.dtype, torch.float32)
         rotations = torch.complex(angles.cos().to(wide), angles.sin().to(wide))
         return rotate(q, rotations), rotate(k, rotations), NO_BIAS

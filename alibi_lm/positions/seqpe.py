@@ -8,9 +8,9 @@ layers.
 
 Two losses of the paper keep embeddings of far positions in order; both are off by default (0.1 in
 the paper). Its code was read for what stands here, its numbers of them were not compared.
-contrastive: of 32 random positions, the one nearest to a pivot must be the most similar. transfer:
-blocks of positions beyond training must be as similar among themselves as those within. Its shifts
-of a tenth of the training sequences are left out.
+contrastive: of 32 other random positions, the one nearest to each must be the most similar.
+transfer: blocks of positions beyond training must be as similar among themselves as those within.
+Its shifts of a tenth of the training sequences and its dropout are left out.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ SAMPLED = 32  # positions of a loss
 class SeqpeConfig(PositionConfig):
     """Settings of SeqPE."""
 
-    max_positions: int = setting(20000, "positions that can be written", at_least=2)
+    max_positions: int = setting(20000, "positions that can be written", at_least=2, at_most=10**7)
     encoder_layers: int = setting(2, "layers that read the digits", at_least=1)
     contrastive: float = setting(0.0, "weight of the contrastive loss", at_least=0)
     transfer: float = setting(0.0, "weight of the transfer loss", at_least=0)
@@ -121,7 +121,14 @@ class Seqpe(Position):
 
     def begin(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The query and the key of each position. (T, H, K) or (B, T, H, K) each."""
-        made = self.query_key(self.encode(positions.flatten()))
+        different, places = positions, None
+        if positions.ndim == 2:
+            different, places = torch.unique(positions, return_inverse=True)
+        # Not too many at once, which attention would count as a batch.
+        made = torch.cat(
+            [self.query_key(self.encode(part)) for part in torch.split(different, 2**15)]
+        )
+        made = made if places is None else made[places]
         q, k = made.reshape(*positions.shape, 2, self.n_heads, -1).unbind(-3)
         return q.transpose(-3, -2), k.transpose(-3, -2)
 
@@ -147,7 +154,7 @@ class Seqpe(Position):
         return torch.stack(losses).sum() if losses else None
 
     def _contrastive(self, generator: torch.Generator) -> Tensor:
-        """That the nearest of some positions is the most similar to a pivot, for SAMPLED pivots."""
+        """That to each of some positions the nearest of the others is the most similar."""
         drawn = torch.randperm(self.config.max_positions, generator=generator)[: SAMPLED + 1]
         distances = (drawn[:, None] - drawn).abs()
         apart = ~torch.eye(len(drawn), dtype=torch.bool)

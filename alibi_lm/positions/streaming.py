@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alibi_lm.attention.bias import Bias, Needs
-from alibi_lm.positions.base import SCHEMES
+from alibi_lm.attention.bias import Needs
+from alibi_lm.positions.base import SCHEMES, Sizes
 from alibi_lm.positions.rerotated import Rerotated
 from alibi_lm.positions.rotary import RotaryConfig
 from alibi_lm.settings import setting
@@ -25,7 +25,9 @@ class StreamingConfig(RotaryConfig):
     """Settings of the cache; those of the rotary model besides."""
 
     first: int = setting(4, "first keys that are kept (attention sinks)", at_least=1)
-    recent: int = setting(59, "last keys that are kept; a query sees itself besides", at_least=1)
+    recent: int | None = setting(
+        None, "last keys that are kept; null: so that a query sees train_length in all", at_least=1
+    )
 
 
 @SCHEMES.add("streaming", StreamingConfig)
@@ -38,25 +40,26 @@ class Streaming(Rerotated):
     source = "Xiao et al. 2024"
     claim = "perplexity stays flat to millions of tokens; nothing is gained from beyond the cache"
 
+    def __init__(self, config: StreamingConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.recent = config.recent or max(sizes.train_length - config.first - 1, 1)
+
     @classmethod
     def needs(cls, config: Any, length: int) -> set[Needs]:
-        """A window with sinks, unless it hides nothing."""
-        hides = config.first + config.recent + 1 < length
-        needed: set[Needs] = config.narrowed({Needs(cls.form).within(hides, True)}, length)
+        """A window with sinks, unless it hides nothing, which the training length may decide."""
+        inside = {Needs(cls.form), Needs(cls.form, window=True, sinks=True)}
+        needed: set[Needs] = config.narrowed(inside, length)
         return needed
+
+    def window(self) -> tuple[int, int]:
+        """The cache and the query itself."""
+        return self.recent + 1, self.config.first
 
     def places(self, length: int) -> list[tuple[Any, Any]]:
         """For the first keys, queries stand at the end of the cache."""
         i = torch.arange(length)
-        return [(i, i), (i.clamp(max=self.config.first + self.config.recent), i)]
+        return [(i, i), (i.clamp(max=self.config.first + self.recent), i)]
 
     def which(self, i: Tensor, j: Tensor) -> Tensor:
         """The first keys."""
         return (j < self.config.first).int().expand(len(i), -1)
-
-    def in_layer(
-        self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
-    ) -> tuple[Tensor, Tensor, Bias]:
-        """As all readings, in the window."""
-        q, k, bias = super().in_layer(layer, x, q, k, begun)
-        return q, k, bias.within(self.config.recent + 1, q.shape[2], self.config.first)

@@ -81,6 +81,7 @@ class TransformerXl(Position):
     ) -> tuple[Tensor, Tensor, Bias]:
         """Queries with u, and the function of queries with v."""
         weight = self.maps[layer].weight
-        by_head = (begun.to(weight.dtype) @ weight.mT).unflatten(-1, (q.shape[1], -1))
+        with torch.autocast(q.device.type, enabled=False):  # 16 bits would round distances
+            by_head = (begun.to(weight.dtype) @ weight.mT).unflatten(-1, (q.shape[1], -1))
         function = OfDistances(q + self.v[:, None], by_head.transpose(0, 1))
         return q + self.u[:, None], k, Bias(on_logits=function)

@@ -57,6 +57,11 @@ class GatedChannels(OnLogits):
         return found.to(logits.dtype)
 
 
+def log_gates(linear: Any, x: Tensor) -> Tensor:
+    """Log sigmoid(W x + b), float64; in 16 bits W x alone is rounded, without the large b."""
+    return F.logsigmoid(F.linear(x, linear.weight).double() + linear.bias.double())
+
+
 @SCHEMES.add("wall", WallConfig)
 class Wall(Position):
     """Diagonal gates."""
@@ -84,11 +89,10 @@ class Wall(Position):
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any
     ) -> tuple[Tensor, Tensor, Bias]:
         """The function of this layer's gates."""
-        gates = F.logsigmoid(self.gates[layer](x).double())
-        sums = split_heads(gates.cumsum(1), q.shape[1])
+        sums = split_heads(log_gates(self.gates[layer], x).cumsum(1), q.shape[1])
         added = None
         if self.config.scalar:
-            added = F.logsigmoid(self.scalar_gates[layer](x).double()).cumsum(1).mT
+            added = log_gates(self.scalar_gates[layer], x).cumsum(1).mT
         return q, k, Bias(on_logits=GatedChannels(q, k, sums, added))
 
 

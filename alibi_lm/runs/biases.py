@@ -83,8 +83,8 @@ def bias_matrix(source: Any, length: int, n_heads: int, layer: int = 1) -> BiasM
             )
         heading += f", layer {layer}" if config.model.n_layers > 1 else ""
     else:
-        if isinstance(source, str) and source not in SCHEMES.settings:
-            known = list(SCHEMES.settings)
+        if isinstance(source, str) and source not in SCHEMES.choices:
+            known = SCHEMES.choices
             raise UserError(f"{unknown('scheme', source, known)}, or a run folder")
         settings, layer = read_spec(source, "sources"), 1
         sizes = ModelConfig(n_layers=1, n_heads=n_heads, d_model=64 * n_heads, d_ff=64)

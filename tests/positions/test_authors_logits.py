@@ -475,7 +475,7 @@ def test_bipe(compare: Compare) -> None:
     assert last.any() and (rows[last] == 0).all() and (rows[~last] != 0).any()
     rotary: Any = scheme("bipe", Sizes(1, 4, 32, 10), torch.float64, between="rotary")
     turned = rotary.begin(segments)[1]
-    assert torch.equal(turned, rotary.rotary.begin(segments))
+    assert torch.equal(turned, rotary.rotary.rotations(segments))
 
 
 def test_bipe_reads_a_tokenizer(text_file: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What must be true of every registered scheme, whoever wrote it."""
 
+import re
 from typing import Any
 
 import pytest
@@ -66,6 +67,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"kind": "selective", "base": "none"},
     {"kind": "rerope", "leak": 0.25, "near": 20},
     {"kind": "lambda_mask", "local": 30, "first": 3},
+    {"kind": "lambda_mask", "local": 60, "scaling": "dynamic"},
+    {"kind": "streaming", "first": 3, "recent": 30},
     *({"kind": "none", "temperature": t} for t in ("ssmax", "ssmax_bias", "ssmax_fixed")),
     {"kind": "none", "temperature": "llama4", "temperature_floor": 20},
     {"kind": "layered", "layers": ["rotary", {"kind": "fox", "temperature": "ssmax"}]},
@@ -170,8 +173,15 @@ def test_nothing_is_kept_from_what_was_read_before(variant: dict[str, Any]) -> N
     assert torch.equal(net(x[:, :30], y[:, :30]), again(x[:, :30], y[:, :30]))
 
 
-@every_variant
-@pytest.mark.parametrize("length", [1, 7, 127, 128, 129, 300])
+@pytest.mark.parametrize(
+    ("variant", "length"),
+    [
+        pytest.param(variant, length, id=f"{named(variant)} at {length}")
+        for variant in VARIANTS
+        # Around a block of queries; of settings that are not the defaults, where it matters most.
+        for length in ((1, 7, 127, 128, 129, 300) if len(variant) == 1 else (1, 300))
+    ],
+)
 def test_the_definition_in_float64(variant: dict[str, Any], length: int) -> None:
     """Values and gradients of a layer, in float32 on every backend that takes it."""
     settings, sizes = settings_of(variant), Sizes(1, 2, 16, TRAINED)
@@ -315,3 +325,109 @@ def test_drawn_positions_are_for_schemes_that_take_them() -> None:
             assert line.startswith("position.base: given ") and "takes no positions" in line
     for base in ("none", "sinusoidal", "rotary", "alibi"):
         assert read_spec({"kind": "shape", "base": base}, "").problems(sizes) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        ({"kind": "dape", "base": "stickbreaking"}, "given stickbreaking, but it must add a bias"),
+        ({"kind": "dape", "base": "dape"}, "given dape, but it must add a bias"),
+        ({"kind": "dape", "base": "sinusoidal"}, "given sinusoidal, which does not act in each"),
+        (
+            {"kind": "dape", "base": {"kind": "layered"}},
+            "given layered, which does not act in each",
+        ),
+        ({"kind": "dape", "kernel": 2}, "position.kernel: given 2, but it must be odd"),
+        ({"kind": "dape", "kernel": 3, "window": 9}, "position.window: given 9, but"),
+        (
+            {"kind": "dape", "kernel": 3, "base": {"kind": "alibi", "window": 4}},
+            "position.base: given a window, but position.kernel = 3 needs",
+        ),
+        ({"kind": "dape", "base": "nope"}, "position.base: position 'nope' does not exist"),
+        (
+            {"kind": "selective", "base": "alibi"},
+            "given alibi, but it must be one that adds no bias",
+        ),
+        (
+            {"kind": "pose", "base": {"kind": "rotary", "scaling": "dynamic"}},
+            "position.base: given rotary with settings that depend on the text's length",
+        ),
+        ({"kind": "pose", "target_length": 30}, "must be at least train_length = 60"),
+        ({"kind": "xpos", "scale_base": 0.1}, "position.scale_base: given 0.1, with which texts"),
+        ({"kind": "bipe", "theta": 5.0}, "position.theta: given 5.0, but it acts with position.b"),
+        (
+            {"kind": "bipe", "between": "rotary", "scale": 2.0},
+            "it acts with position.between=alibi",
+        ),
+        ({"kind": "bipe", "separators": []}, "position.separators: given .., but it must be text"),
+        (
+            {"kind": "layered", "preset": "rnope", "local": 9},
+            "position.local: given 9, but it acts",
+        ),
+        ({"kind": "layered", "preset": "rnope", "layers": ["alibi"]}, "give one of the two"),
+        ({"kind": "none", "temperature_floor": 5}, "it acts with position.temperature=llama4"),
+        ({"kind": "none", "temperature_scale": 5.0}, "position.temperature_scale: given 5, but"),
+        (
+            {"kind": "rotary", "scaling": "longrope_dynamic", "factor": 4.0, **LONG_FACTORS}
+            | {"short_factors": [1.0, 1.0, 1.0, 1.0]},
+            "position.short_factors: given .*, but it acts with position.scaling=longrope alone",
+        ),
+        ({"kind": "fox", "decay_times": [5.0, 2.0]}, "position.decay_times: given .5.0, 2.0., but"),
+        ({"kind": "fox", "decay_times": [1.0, 2.0], "offset": 1.0}, "position.decay_times sets it"),
+        ({"kind": "alibi", "limit": 9}, "it is for a window with sinks"),
+        ({"kind": "seqpe", "max_positions": 50}, "position.max_positions: given 50, but"),
+        ({"kind": "grape_ap", "width": 3}, "position.width: given 3, but it must be even"),
+        ({"kind": "dual_chunk", "size": 9, "local": 9}, "leave chunks of no tokens"),
+        ({"kind": "learned", "interpolated": "x"}, "must be one of none, centres, ends"),
+    ],
+)
+def test_settings_that_cannot_be(spec: dict[str, Any], line: str) -> None:
+    try:
+        problems = read_spec(spec, "position").problems(MODEL.sizes(TRAINED))
+    except SettingsError as error:
+        problems = error.problems
+    assert len(problems) == 1
+    assert re.search(line, problems[0]), problems[0]
+
+
+@pytest.mark.parametrize("kind", ["dape", "layered"])
+def test_a_function_that_needs_all_keys_is_not_read_in_a_window(kind: str) -> None:
+    spec: dict[str, Any] = {"kind": "dape", "kernel": 3}
+    if kind == "layered":
+        spec = {"kind": "layered", "layers": [spec, "none"]}
+    settings = read_spec(spec, "")
+    for backend in ("auto", "scored", "reference"):
+        assert cannot_compute(settings, backend, LONGER, Circumstances()) is None
+        line = cannot_compute(settings, backend, LONGER, Circumstances(), window=20)
+        assert line is not None and "needs the logits of all keys" in line
+
+
+@torch.no_grad()
+def test_path_reflects_in_16_bits() -> None:
+    """Directions have length 1, whatever autocast does to the layer's input."""
+    net: Any = model_of({"kind": "path"})
+    x = torch.randn(2, 30, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        w = net.position.directions[0](x)
+    assert w.dtype == torch.float32
+    torch.testing.assert_close(w.norm(dim=-1), torch.ones(2, 2, 30), atol=1e-3, rtol=0)
+
+
+def test_losses_of_their_own_are_added_to_gradients_alone() -> None:
+    settings = [
+        read_spec({"kind": "seqpe", "encoder_layers": 1, "contrastive": weight}, "")
+        for weight in (0.0, 0.3)
+    ]
+    plain, more = (Decoder(MODEL, s, VOCAB, TRAINED) for s in settings)
+    draws, (x, y) = Draws(3, torch.tensor([1, 2])), text(20)
+    losses = [net(x, y, draws=draws) for net in (plain, more)]
+    assert torch.equal(*losses)
+    extra = more.position.extra_loss(draws)
+    assert extra is not None
+    wanted = torch.autograd.grad(extra, more.position.digits)[0]
+    of_text, of_both = (
+        torch.autograd.grad(loss.mean(), net.position.digits)[0]
+        for loss, net in zip(losses, (plain, more), strict=True)
+    )
+    torch.testing.assert_close(of_both - of_text, wanted, atol=1e-6, rtol=1e-3)
+    assert torch.equal(more(x, y), plain(x, y))  # in evaluation there is none

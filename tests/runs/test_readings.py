@@ -35,6 +35,11 @@ SPECS: list[Any] = [
     {"kind": "shape", "base": "none"},
     {"kind": "alibi", "slopes": [0.5, 0.25], "inside": True},
     {"kind": "stickbreaking", "remainder": "value"},
+    {"kind": "rerope", "near": 20},
+    "leaky_rerope",
+    "dual_chunk",
+    {"kind": "lambda_mask", "first": 3, "theta": 5.5},
+    {"temperature": "ssmax_fixed", "temperature_scale": 0.3},
 ]
 
 
@@ -106,11 +111,16 @@ def test_a_scheme_of_buffers_is_read_by_its_settings(
     [
         ({"kind": "t5"}, "parameters are not those of the trained position=rotary"),
         ({"kind": "fox"}, "gates.0.bias is .2,., in the trained not there"),
+        ({"temperature": "ssmax"}, "temperature.scales is .1, 2., in the trained not there"),
+        ({"kind": "dual_chunk", "size": 2}, "position.size, position.local: 2 and 2 leave chunks"),
+        ({"kind": "rerope", "leak": 2.0}, "leak: given 2.0, but it must be at most 1"),
+        ({"scaling": "longrope", "factor": 2}, "long_factors: given 0, but 4 pairs are rotated"),
+        ({"part": 0.1}, "heads of 8, of which it takes 0, but position=rotary needs an even"),
         ({"scaling": "foo"}, "evaluation.position.scaling: given 'foo', but it must be one of"),
         ({"factor": 3.0}, "position.factor: given 3, but position.scaling is none"),
         (
             {"attention_factor": 2.0},
-            "position.attention_factor: given 2.0, but only",
+            "position.attention_factor: given 2.0, but it acts with",
         ),
         (
             {"scaling": "yarn"},
@@ -129,6 +139,18 @@ def test_a_scheme_of_buffers_is_read_by_its_settings(
 def test_what_cannot_be_read(small_config: Callable[..., Config], spec: Any, line: str) -> None:
     with pytest.raises(SettingsError, match=line):
         readings(small_config("rotary"), spec)
+
+
+def test_ways_to_read_a_rotary_model_keep_its_settings(
+    small_config: Callable[..., Config],
+) -> None:
+    config = small_config({"kind": "rotary", "theta": 5e5, "part": 0.5, "window": 30})
+    for kind in ("rerope", "self_extend", "dual_chunk", "lambda_mask", "streaming"):
+        ((words, position),) = readings(config, kind).items()
+        assert words == f"position={kind}"
+        assert (position.theta, position.part, position.window) == (5e5, 0.5, 30)  # type: ignore[attr-defined]
+    ((words, position),) = readings(config, "alibi").items()
+    assert (words, position.window) == ("position=alibi", 30)
 
 
 def test_each_reading_is_a_row_and_a_curve(
