@@ -22,6 +22,7 @@ from torch import Tensor
 from alibi_lm.attention import Bias, attend
 from alibi_lm.attention.reference import logits_of
 from alibi_lm.positions import Draws, Sizes
+from alibi_lm.positions.layered import LOCAL
 from alibi_lm.positions.t5 import t5_buckets
 
 
@@ -415,9 +416,8 @@ def test_layered(pattern: str, preset: str, compare: Compare) -> None:
     wanted = Golden("interleaved")[pattern]
     # A window that hides nothing of the text, or a temperature that does nothing to it.
     local = 64 if pattern.endswith("rotary") else 8
-    made = scheme(
-        "layered", Sizes(len(wanted), 2, 16, 64), torch.float32, preset=preset, local=local
-    )
+    settings = {"preset": preset} | ({"local": local} if preset in LOCAL else {})
+    made = scheme("layered", Sizes(len(wanted), 2, 16, 64), torch.float32, **settings)
     q = torch.randn(1, 2, 12, 8)
     found = []
     for layer in range(len(wanted)):
