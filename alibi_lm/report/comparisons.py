@@ -102,6 +102,12 @@ class Curve:
         return ", ".join(filter(None, (scheme, window, others, read)))
 
     @property
+    def read_as(self) -> str:
+        """The scheme that the weights were read by: that which was trained, unless changed."""
+        words = (word for word in self.changes.split() if word.startswith("position="))
+        return next(words, self.position).removeprefix("position=")
+
+    @property
     def is_plain(self) -> bool:
         """Whether it is the scheme as it is by default, evaluated as the others are."""
         return not (self.window or self.variant or self.changes)

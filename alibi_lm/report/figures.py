@@ -57,14 +57,15 @@ class Panel:
     def styles(self) -> dict[int, Style]:
         """By id, how each curve is drawn, the same in all panels of a comparison."""
         everything = in_order([*self.curves, *self.others])
-        keys = {id(curve): (curve.position, _changed(curve)) for curve in everything}
+        keys = {id(curve): (curve.read_as, _changed(curve)) for curve in everything}
         found = styles(keys.values())
         return {id(curve): found[keys[id(curve)]] for curve in everything}
 
 
 def _changed(curve: Curve) -> str:
     window = f"window={curve.window}" if curve.window else ""
-    return " ".join(filter(None, (curve.variant, window, curve.changes)))
+    changes = curve.changes.replace(f"position={curve.read_as}", "").strip()
+    return " ".join(filter(None, (curve.variant, window, changes)))
 
 
 def panel(
@@ -82,12 +83,12 @@ def panel(
 
 
 def panels_of(whole: Panel) -> list[Panel]:
-    """The panel itself; of many curves also one for each family, the others behind it in grey."""
-    if len(whole.curves) <= MANY:
+    """The panel; of many curves also one for each family, unless it names the best already."""
+    if len(whole.curves) <= MANY or whole.named:
         return [whole]
     families: dict[str, list[Curve]] = {}
     for curve in whole.curves:
-        families.setdefault(family_of(curve.position), []).append(curve)
+        families.setdefault(family_of(curve.read_as), []).append(curve)
     panels = [replace(whole, heading=f"{whole.heading}: the best {BEST} are named", named=BEST)]
     for family, members in families.items():
         schemes = {scheme_of(curve) for curve in members}
@@ -111,19 +112,25 @@ def panels_of(whole: Panel) -> list[Panel]:
 
 def lengths_figure(panels: Sequence[Panel], metric: str) -> "Figure":
     """A metric against evaluation length."""
-    several = [panels_of(panel) for panel in panels]
-    in_a_row = 2 if any(len(of_one) > 1 for of_one in several) else PANELS_IN_A_ROW
-    drawn = [panel for of_one in several for panel in of_one]
+    drawn, in_a_row = _by_family(panels)
     fig, all_axes = _grid(drawn, in_a_row)
     for axes, panel in zip(all_axes, drawn, strict=True):
         _draw_lengths(axes, panel, metric)
     return fig
 
 
+def _by_family(panels: Sequence[Panel]) -> tuple[list[Panel], int]:
+    """All panels with those of families, and how many stand in a row."""
+    several = [panels_of(panel) for panel in panels]
+    split = any(len(of_one) > 1 for of_one in several)
+    return [p for of_one in several for p in of_one], 2 if split else PANELS_IN_A_ROW
+
+
 def positions_figure(panels: Sequence[Panel]) -> "Figure":
     """Loss against tokens of context, each curve at its longest evaluation length."""
-    fig, all_axes = _grid(panels)
-    for axes, panel in zip(all_axes, panels, strict=True):
+    drawn, in_a_row = _by_family(panels)
+    fig, all_axes = _grid(drawn, in_a_row)
+    for axes, panel in zip(all_axes, drawn, strict=True):
         _draw_positions(axes, panel)
     return fig
 
@@ -265,7 +272,7 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
         if ours:
             drawn += means.values()
         x = [at / unit for at in means]
-        drawn_as = own_styles[id(curve)] if ours else style(curve.position)
+        drawn_as = own_styles[id(curve)] if ours else style(curve.read_as)
         shade = _shade(curve, drawn_as, train_lengths if ours else [curve.train_length])
         axes.plot(
             x,
@@ -317,6 +324,11 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
     shown = set()
     train_lengths = sorted({curve.train_length for curve in panel.curves})
     own_styles = panel.styles()
+    for curve in panel.others:
+        bins = bins_to_draw(curve)
+        x = [math.sqrt(found.context_from * found.context_to) for found in bins]
+        y = [found.loss for found in bins]
+        axes.plot(x, y, color=BACKGROUND, linewidth=0.8, zorder=1)
     for curve in panel.curves:
         if not (bins := bins_to_draw(curve)):
             continue
@@ -335,7 +347,7 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
             linewidth=1.4,
         )
         ends.append((y[-1], _label(curve, train_lengths), shade))
-        for found, place in zip(bins, x, strict=True):
+        for found, place in zip(bins, x, strict=True) if panel.named is None else ():
             tip = f"{curve.name}, {found.context_from:,} to {found.context_to:,} tokens of context"
             _tip(axes, place, found.loss, f"{tip}: {found.loss:.3f} ({found.tokens:,} tokens)")
     axes.set_xscale("log", base=2)
@@ -346,7 +358,7 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
     at = " and ".join(f"{length:,}" for length in sorted(shown))
     axes.set_xlabel(f"Context (tokens) in windows of {at}")
     axes.set_ylabel("Loss (nats per token)")
-    _finish(axes, panel, ends, "mean")
+    _finish(axes, panel, sorted(ends)[: panel.named], "mean")
 
 
 def drawable(curve: Curve, metric: str) -> dict[int, float]:
@@ -433,11 +445,16 @@ def _name_curves(axes: "Axes", ends: list[End]) -> None:
     to_axes = axes.transScale + axes.transLimits
     x = axes.get_xlim()[1]
     placed = sorted((float(to_axes.transform((x, y))[1]), label, shade) for y, label, shade in ends)
-    place = -math.inf
     panel_height = axes.figure.get_figheight() / axes.get_gridspec().nrows  # type: ignore[union-attr]
     line = LINE_OF_TEXT / (panel_height - AROUND)
-    for height, label, shade in placed:
-        place = max(height, place + line)
+    places: list[float] = []
+    for height, _, _ in placed:
+        places.append(max(height, places[-1] + line) if places else height)
+    highest = 1.0
+    for number in reversed(range(len(places))):  # down again, where they would leave the panel
+        places[number] = min(places[number], highest)
+        highest = places[number] - line
+    for place, (_, label, shade) in zip(places, placed, strict=True):
         axes.annotate(
             label,
             (1.01, place),

@@ -24,7 +24,7 @@ FAMILIES = {
 }
 OTHER = ("#000000", "x")  # of schemes that are not registered, or whose family is not listed
 MARKERS = ("v", "o", "s", "D", "^", "P", "X", "x", "<", ">", "p", "h")
-SHADES = (0.0, -0.4, 0.4)  # towards black, towards white
+SHADES = (0.0, -0.4, 0.3)  # towards black, towards white
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)))
 Colour = tuple[float, ...]  # red, green, blue
 

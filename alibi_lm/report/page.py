@@ -6,7 +6,7 @@ lines of script show one of them. Without script, all are shown.
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from alibi_lm.report.comparisons import (
     several_seeds,
 )
 from alibi_lm.report.differences import to_the_best
-from alibi_lm.report.figures import FIGURES, drawable, lengths_figure, panel, svg
+from alibi_lm.report.figures import BEST, FIGURES, MANY, drawable, lengths_figure, panel, svg
 from alibi_lm.report.published import SOURCE, claimed_on, perplexities
 from alibi_lm.report.speed import speed_note, speed_table
 from alibi_lm.report.tables import Table, lengths_table, notes, paper_speeds_table, paper_table
@@ -29,6 +29,9 @@ from alibi_lm.report.tables import Table, lengths_table, notes, paper_speeds_tab
 if TYPE_CHECKING:
     from jinja2 import Template
     from matplotlib.figure import Figure
+
+
+BY_FAMILY = ("ppl", "relative")  # metrics whose curves have a panel for each family, if many
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,12 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
     for metric in METRICS:
         drawn = None
         if any(drawable(curve, metric) for curve in curves):
-            drawn = lengths_figure([panel(group, curves, title, metric, published)], metric)
+            whole = panel(group, curves, title, metric, published)
+            if metric not in BY_FAMILY and len(curves) > MANY:
+                whole = replace(
+                    whole, named=BEST
+                )  # its families would make the page twice as large
+            drawn = lengths_figure([whole], metric)
         # Perplexity has a table always: it may say that memory ran out.
         if drawn or metric == "ppl" or any(curve.values(metric) for curve in curves):
             drawing = _inline(drawn) if drawn else None

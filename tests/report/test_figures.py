@@ -116,14 +116,14 @@ def test_the_papers_curves_where_they_compare(tmp_path: Path) -> None:
 def test_other_papers_curves_of_schemes_that_the_paper_has_not(tmp_path: Path) -> None:
     rows = [
         bare(position=position, variant=variant, eval_length=at, ppl=ppl)
-        for position, variant in (("alibi", ""), ("cable", "weights=True"), ("fox", ""))
+        for position, variant in (("alibi", ""), ("cable", "weights=True scaled=True"), ("fox", ""))
         for at, ppl in ((64, 20.0), (1024, 19.0))
     ]
     ((group, curves),) = comparisons(rows).items()
     paper, others = curves_to_compare(group, curves)
     assert (paper.source, [c.position for c in paper.curves]) == ("Press et al. 2022", ["alibi"])
     assert "Veisi et al. 2025" in others.source
-    assert [(c.position, c.variant) for c in others.curves] == [("cable", "weights=True")]
+    assert [(c.position, c.variant) for c in others.curves] == [("cable", "weights=True scaled=True")]
 
 
 def test_of_many_curves_each_family_has_a_panel(tmp_path: Path) -> None:

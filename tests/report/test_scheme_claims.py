@@ -87,13 +87,13 @@ def test_a_reading_is_another_model(tmp_path: Path) -> None:
 
 
 def test_published_numbers_decide_where_there_are_any(tmp_path: Path) -> None:
-    rows = [bare(position="cable", variant="weights=True", eval_length=at) for at in (64, 128)]
+    rows = [bare(position="cable", variant="weights=True scaled=True", eval_length=at) for at in (64, 128)]
     checked = check_claims(comparisons(rows))
-    (falls,) = [c for c in checked if c.claim.words == "CABLE weights=True improves up to 15 L."]
+    (falls,) = [c for c in checked if c.claim.words == "CABLE, weights improves up to 15 L."]
     assert falls.paper.verdict == HOLDS
     assert "Veisi et al. 2025" in falls.paper.evidence[0]
     assert [ours.verdict for ours in falls.ours.values()] == [FAILS]  # equal at both lengths
-    (below,) = [c for c in checked if "CABLE weights=True is better than ALiBi" in c.claim.words]
+    (below,) = [c for c in checked if "CABLE, weights is better than ALiBi" in c.claim.words]
     assert [ours.verdict for ours in below.ours.values()] == [NOT_MEASURED]
     assert "needs" in next(iter(below.ours.values())).evidence[0]
     assert not any("FoX" in c.claim.words for c in checked)  # no rows of it
