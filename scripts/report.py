@@ -2,7 +2,7 @@
 
   python scripts/report.py results=[outputs/repro]
   python scripts/report.py 'results=[outputs/a/runs/*,outputs/b/results.csv]' output=outputs/both
-  python scripts/report.py results=[outputs/repro] published=true       (add the paper's numbers)
+  python scripts/report.py results=[outputs/repro] published=true       (add published numbers)
   python scripts/report.py results=[outputs/repro] speed=outputs/benchmark
 
 Takes any number of run folders, folders of sweeps (all results of their runs), results.csv and

@@ -29,7 +29,7 @@ class ReportConfig:
 
     results: list[str] = setting([], "folders of runs or sweeps, or files of results; globs")
     output: str = setting("outputs/report", "folder for the report")
-    published: bool = setting(False, "add the paper's numbers")
+    published: bool = setting(False, "add published numbers")
     speed: str | None = setting(None, "a benchmark's folder, for the claim about speed")
 
     def problems(self) -> list[str]:
@@ -63,7 +63,7 @@ def write_report(
 ) -> list[Path]:
     """Write everything into the folder; returns the paths, the page first.
 
-    published: lay the paper's numbers under ours. benchmark: speeds, for the claim about them.
+    published: lay published numbers under ours. benchmark: speeds, for the claim about them.
     """
     if not results:
         raise UserError("there are no rows to report on")

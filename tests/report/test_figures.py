@@ -123,7 +123,9 @@ def test_other_papers_curves_of_schemes_that_the_paper_has_not(tmp_path: Path) -
     paper, others = curves_to_compare(group, curves)
     assert (paper.source, [c.position for c in paper.curves]) == ("Press et al. 2022", ["alibi"])
     assert "Veisi et al. 2025" in others.source
-    assert [(c.position, c.variant) for c in others.curves] == [("cable", "weights=True scaled=True")]
+    assert [(c.position, c.variant) for c in others.curves] == [
+        ("cable", "weights=True scaled=True")
+    ]
 
 
 def test_of_many_curves_each_family_has_a_panel(tmp_path: Path) -> None:

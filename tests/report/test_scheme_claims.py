@@ -87,7 +87,10 @@ def test_a_reading_is_another_model(tmp_path: Path) -> None:
 
 
 def test_published_numbers_decide_where_there_are_any(tmp_path: Path) -> None:
-    rows = [bare(position="cable", variant="weights=True scaled=True", eval_length=at) for at in (64, 128)]
+    rows = [
+        bare(position="cable", variant="weights=True scaled=True", eval_length=at)
+        for at in (64, 128)
+    ]
     checked = check_claims(comparisons(rows))
     (falls,) = [c for c in checked if c.claim.words == "CABLE, weights improves up to 15 L."]
     assert falls.paper.verdict == HOLDS
