@@ -37,9 +37,12 @@ def stage(config: Config, place: Path) -> str:
     return "training"
 
 
+LOSS = {"kind": "seqpe", "encoder_layers": 1, "contrastive": 0.1}
+
+
 @pytest.mark.parametrize(
     "position",
-    [{"kind": "layered", "layers": ["t5", "fox", "cope"]}, "shape"],
+    [{"kind": "layered", "layers": ["t5", "path_fox", LOSS]}, "cape"],
     ids=["every form", "drawn positions"],
 )
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(

@@ -28,8 +28,10 @@ def finish(processes: list[Any], config: Config) -> dict[str, Any]:
     return outcome(RunFolder(folder))
 
 
-# A layer of each form: by distance with bounds, by key of the input, on the logits.
-FORMS = {"kind": "layered", "layers": ["kerple", "fox", "shaw"]}
+# A layer of each form: by distance with bounds, by key of the input, on the logits (one within
+# another scheme), and one with a loss of its own.
+LOSS = {"kind": "seqpe", "encoder_layers": 1, "contrastive": 0.1, "transfer": 0.1}
+FORMS = {"kind": "layered", "layers": ["kerple", "fox", "dape", "path_fox", LOSS]}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_the_same_losses_as_one_process_and_resumed_the_very_same(
     small_config: Callable[..., Config], fork: Fork, tmp_path: Path, position: Any, how: str
 ) -> None:
     config = small_config(position, optim=OPTIM, parallel=how, checkpoint_seconds=0)
-    config = replace(config, model=replace(config.model, n_layers=3 if position is FORMS else 2))
+    config = replace(config, model=replace(config.model, n_layers=5 if position is FORMS else 2))
     places = [replace(config, output=str(tmp_path / name)) for name in ("one", "two", "killed")]
     one = finish([fork.start(places[0])], places[0])
     two = finish(fork.start_together(places[1]), places[1])
