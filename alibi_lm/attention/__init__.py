@@ -100,8 +100,9 @@ def unsupported(backend: str, needs: Needs, where: Circumstances) -> str | None:
     able = [name for name in BACKENDS if _lack(name, needs, where) is None]
     if backend in able or (backend == "auto" and able):
         return None
-    reason = _lack("reference" if backend == "auto" else backend, needs, where)
-    return f"{backend} {reason}" + (f"; use {', '.join(able)}" if able else "")
+    if not able:
+        return f"no backend can: it {_lack('reference', needs, where)}"
+    return f"{backend} {_lack(backend, needs, where)}; use {', '.join(able)}"
 
 
 def _lack(backend: str, needs: Needs, where: Circumstances) -> str | None:

@@ -83,7 +83,8 @@ def check_backend(
 ) -> None:
     """Refuse a backend that cannot compute the scheme's attention over texts of that length."""
     if found := cannot_compute(config.position, backend, length, where, window):
-        raise UserError(f"backend: given {backend}, but {found}; auto chooses one that can")
+        advice = "" if backend == "auto" else "; auto chooses one that can"
+        raise UserError(f"backend: given {backend}, but {found}{advice}")
 
 
 def check_evaluation(config: Config, settings: EvaluationConfig, backend: str) -> None:

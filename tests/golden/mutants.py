@@ -83,7 +83,10 @@ MUTANTS = {
     "first position": ("FIRST_POSITION = 2", "FIRST_POSITION = 1"),
     "sinusoidal frequencies": ('(half - 1 if table == "fairseq" else half)', "half"),
     "cosines first": ("cat([angles.sin(), angles.cos()]", "cat([angles.cos(), angles.sin()]"),
-    "theta": ("theta: float = setting(10000.0", "theta: float = setting(20000.0"),
+    "theta": (
+        'setting(10000.0, "base of the wavelengths", above=1)\n    scaling',
+        'setting(20000.0, "base of the wavelengths", above=1)\n    scaling',
+    ),
     "rotary frequencies": ("theta ** (-pairs / width)", "theta ** (-pairs / (width - 2))"),
     "deviation of learned positions": (
         '"""As GPT-2."""\n        parameter.normal_(0, 0.02',
@@ -95,7 +98,7 @@ MUTANTS = {
         "by_key=-log_gates.cumsum(-1)",
         "by_key=log_gates - log_gates.cumsum(-1)",
     ),
-    "CABLE's sign": ("by_key=penalties.cumsum(-1)", "by_key=-penalties.cumsum(-1)"),
+    "CABLE's sign": ("sums, q = penalties.cumsum(-1)", "sums, q = -penalties.cumsum(-1)"),
     "CABLE scaled": ("1.0 if config.scaled else sizes.head_dim**0.5", "1.0"),
     "FIRE by the distance alone": ("torch.maximum(i.to(c.dtype), floor)", "floor"),
     "CoPE's gates of the future": ("gates.sigmoid() * block.visible", "gates.sigmoid()"),
@@ -107,8 +110,8 @@ MUTANTS = {
     "shift in evaluation": ("return positions + self.config.max_shift", "return positions"),
     "shift in training": ("draws.sequences % self.config.max_shift", "draws.sequences % 7"),
     "range of randomized positions": (
-        "randperm(self.config.max_positions",
-        "randperm(self.config.max_positions // 2",
+        "self.config.max_positions, generator=generator)[: tokens",
+        "self.config.max_positions // 2, generator=generator)[: tokens",
     ),
     "draws of a step": ("spawn_key=(1,)", "spawn_key=(2,)"),
     "order of layers": ("members[layer % len(members)]", "members[(layer + 1) % len(members)]"),
