@@ -101,14 +101,14 @@ def unsupported(backend: str, needs: Needs, where: Circumstances) -> str | None:
     if backend in able or (backend == "auto" and able):
         return None
     if not able:
-        return f"no backend can: it {_lack('reference', needs, where)}"
+        return "no backend computes a window for a function that needs the logits of all keys"
     return f"{backend} {_lack(backend, needs, where)}; use {', '.join(able)}"
 
 
 def _lack(backend: str, needs: Needs, where: Circumstances) -> str | None:
     form, device = needs.form, where.device
     if needs.all_keys and needs.window:
-        return "cannot compute a window for a function that needs the logits of all keys"
+        return "cannot compute a window for such a function"
     if where.dropout and (
         backend in ("row", "flex") or (device == "cpu" and backend not in ANY_BIAS)
     ):
