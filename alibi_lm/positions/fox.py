@@ -53,7 +53,7 @@ class FoxConfig(PositionConfig):
         return problems
 
     def offsets(self, n_heads: int) -> Tensor:
-        """B of each head at first. (H,)."""
+        """Each head's b at first. (H,)."""
         if not self.decay_times:
             return torch.full((n_heads,), self.offset)
         shortest, longest = (math.log(time) for time in self.decay_times)
