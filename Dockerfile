@@ -25,6 +25,7 @@ COPY hydra_plugins hydra_plugins
 COPY configs configs
 COPY scripts scripts
 COPY experiments/paper experiments/paper
+COPY experiments/published experiments/published
 RUN python -m pip install --no-cache-dir --no-deps -e .
 
 # Results and token files lie in a volume that any user may write: docker run --user works, too.

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -112,3 +113,17 @@ def test_nobody_but_positions_knows_a_scheme() -> None:
 def test_wandb_is_imported_where_it_is_needed() -> None:
     assert users_of(starts("wandb"), list(FILES)) == ["alibi_lm.tracking"]
     assert users_of(starts("wandb_workspaces"), list(FILES)) == ["alibi_lm.runs.dashboard"]
+
+
+def test_the_image_has_the_data_that_a_report_reads() -> None:
+    """Rows of experiments/ are no part of it; what the package itself reads is."""
+    source = (PACKAGE / "report").rglob("*.py")
+    read = {
+        found for path in source for found in re.findall(r'EXPERIMENTS / "(\w+)"', path.read_text())
+    }
+    assert read == {"paper", "published"}
+    for folder in read:
+        assert (
+            f"COPY experiments/{folder} experiments/{folder}" in (ROOT / "Dockerfile").read_text()
+        )
+        assert f"!experiments/{folder}\n" in (ROOT / ".dockerignore").read_text()
