@@ -163,18 +163,18 @@ def test_a_scheme_in_a_file_is_found_by_every_process(tmp_path: Path, text_file:
     assert "mine" in done.stdout
     done = script("report", "results=[outputs]", cwd=tmp_path)
     assert done.returncode == 0 and "mine" in done.stdout
-    for wrong, line in (
-        ("gone.py", "given gone.py, which cannot be loaded: no such file"),
-        ("bad.py", "given bad.py, which cannot be loaded: NameError: name 'nothing' is not"),
-        ("twice.py", "ValueError: position 'alibi' is registered already"),
-        ("no.such.module", "ModuleNotFoundError: No module named 'no'"),
-    ):
-        (tmp_path / "bad.py").write_text("nothing\n")
-        (tmp_path / "twice.py").write_text(readme_scheme().replace('"mine", ', '"alibi", '))
-        done = script("train", "--help", cwd=tmp_path, plugins=wrong)
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ALIBI_LM_PLUGINS: ") and line in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+    (tmp_path / "bad.py").write_text("nothing\n")
+    (tmp_path / "twice.py").write_text(readme_scheme().replace('"mine", ', '"alibi", '))
+    wrong = {
+        "gone.py": "given gone.py, which cannot be loaded: no such file",
+        "bad.py": "given bad.py, which cannot be loaded: NameError: name 'nothing' is not",
+        "twice.py": "ValueError: position 'alibi' is registered already",
+        "no.such.module": "ModuleNotFoundError: No module named 'no'",
+    }
+    done = script("train", "--help", cwd=tmp_path, plugins=",".join(wrong))
+    assert done.returncode == 2
+    for said, line in zip(done.stderr.splitlines(), wrong.values(), strict=True):
+        assert said.startswith("error: ALIBI_LM_PLUGINS: ") and line in said
 
 
 def script(
