@@ -97,18 +97,16 @@ def choose_backend(wanted: str, needs: Needs, where: Circumstances) -> str:
 
 def unsupported(backend: str, needs: Needs, where: Circumstances) -> str | None:
     """Why a backend cannot compute attention (or its gradients); None if it can."""
-    able = [name for name in BACKENDS if _lack(name, needs, where) is None]
-    if backend in able or (backend == "auto" and able):
-        return None
-    if not able:
+    if needs.all_keys and needs.window:
         return "no backend computes a window for a function that needs the logits of all keys"
-    return f"{backend} {_lack(backend, needs, where)}; use {', '.join(able)}"
+    if backend == "auto" or (reason := _lack(backend, needs, where)) is None:
+        return None
+    able = ", ".join(name for name in BACKENDS if _lack(name, needs, where) is None)
+    return f"{backend} {reason}; use {able}"
 
 
 def _lack(backend: str, needs: Needs, where: Circumstances) -> str | None:
     form, device = needs.form, where.device
-    if needs.all_keys and needs.window:
-        return "cannot compute a window for such a function"
     if where.dropout and (
         backend in ("row", "flex") or (device == "cpu" and backend not in ANY_BIAS)
     ):

@@ -136,37 +136,36 @@ class Dape(Position):
     @property
     def prefix_consistent(self) -> bool:
         """Not, if the network sees neighbours; else as the base."""
-        bases: Any = self.bases
-        return self.config.kernel == 1 and bool(bases[0].prefix_consistent)
+        return self.config.kernel == 1 and bool(self._bases()[0].prefix_consistent)
 
     @property
     def longest(self) -> int | None:
         """The base's own."""
-        bases: Any = self.bases
-        longest: int | None = bases[0].longest
+        longest: int | None = self._bases()[0].longest
         return longest
+
+    def _bases(self) -> list[Any]:
+        return list(self.bases)
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Networks as torch draws them, bases as they are by themselves."""
         of, number, own = name.split(".", 2)
         if of == "bases":
-            bases: Any = self.bases
-            bases[int(number)].draw(own, parameter, generator)
+            self._bases()[int(number)].draw(own, parameter, generator)
 
     def constrain(self) -> None:
         """Each base's own."""
-        for base in self.bases:
-            base.constrain()  # type: ignore[operator]
+        for base in self._bases():
+            base.constrain()
 
     def extra_loss(self, draws: Draws) -> Tensor | None:
         """The sum of the bases' own."""
-        bases: Any = self.bases
-        losses = [loss for base in bases if (loss := base.extra_loss(draws)) is not None]
+        losses = [loss for base in self._bases() if (loss := base.extra_loss(draws)) is not None]
         return torch.stack(losses).sum() if losses else None
 
     def begin(self, positions: Tensor) -> list[Any]:
         """What each layer's base begins with."""
-        return [base.begin(positions) for base in self.bases]  # type: ignore[operator]
+        return [base.begin(positions) for base in self._bases()]
 
     def in_layer(
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any

@@ -52,7 +52,6 @@ class DualChunk(Rerotated):
     idea = "a rotary model read in chunks, with other positions for keys of other chunks"
     source = "An et al. 2024"
     claim = "Llama 3, trained at 8k: perplexity 8.71 at 8k, 8.62 at 32k, 10.66 at 160k"
-    needs_train_length = True
 
     def places(self, length: int) -> list[tuple[Any, Any]]:
         """Three rotations of queries, one of keys."""

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alibi_lm.attention.bias import Needs
 from alibi_lm.positions.base import SCHEMES, Sizes
 from alibi_lm.positions.rerotated import Rerotated
 from alibi_lm.positions.rotary import RotaryConfig
@@ -37,7 +36,7 @@ class LambdaMask(Rerotated):
     idea = "a rotary model read through a window and the first tokens at a limited distance"
     source = "Han et al. 2024"
     claim = "perplexity stays flat at any length; nothing is gained from beyond the window"
-    needs_train_length = True
+    has_window = True
 
     def __init__(self, config: LambdaMaskConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
@@ -48,13 +47,6 @@ class LambdaMask(Rerotated):
     def prefix_consistent(self) -> bool:
         """If no text is longer than the window and shorter than the limit."""
         return super().prefix_consistent and bool(self.limit <= self.local)
-
-    @classmethod
-    def needs(cls, config: Any, length: int) -> set[Needs]:
-        """A window with sinks, unless it hides nothing, which the training length decides."""
-        inside = {Needs(cls.form), Needs(cls.form, window=True, sinks=True)}
-        needed: set[Needs] = config.narrowed(inside, length)
-        return needed
 
     def window(self) -> tuple[int, int]:
         """The local keys and the first."""

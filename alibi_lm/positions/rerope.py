@@ -9,26 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from alibi_lm.positions.base import SCHEMES, Sizes
-from alibi_lm.positions.rerotated import Rerotated
-from alibi_lm.positions.rotary import RotaryConfig
+from alibi_lm.positions.base import SCHEMES
+from alibi_lm.positions.rerotated import BeyondNear, NearConfig
 from alibi_lm.settings import setting
 
 
 @dataclass
-class ReropeConfig(RotaryConfig):
+class ReropeConfig(NearConfig):
     """Settings of ReRoPE; those of the rotary model besides."""
 
-    near: int | None = setting(
-        None, "distance from which positions are others; null: 1/4 of train_length", at_least=1
-    )
     leak: float = setting(0.0, "how much each token beyond it counts", at_least=0, at_most=1)
 
 
 @SCHEMES.add("rerope", ReropeConfig)
-class Rerope(Rerotated):
+class Rerope(BeyondNear):
     """Rectified rotary positions."""
 
     config: ReropeConfig
@@ -38,18 +33,10 @@ class Rerope(Rerotated):
     source = "Su 2023"
     claim = "loss falls beyond the training length without training (Llama 2, 4k to 16k)"
 
-    def __init__(self, config: ReropeConfig, sizes: Sizes) -> None:
-        super().__init__(config, sizes)
-        self.near = config.near or max(sizes.train_length // 4, 1)
-
     def places(self, length: int) -> list[tuple[Any, Any]]:
         """Far queries stand at `near` and their keys at 0, moved on by the leak."""
         i, (near, leak) = torch.arange(length), (self.near, self.config.leak)
         return [(i, i), (near * (1 - leak) + i * leak, i * leak)]
-
-    def which(self, i: Tensor, j: Tensor) -> Tensor:
-        """Those beyond the window."""
-        return (i - j >= self.near).int()
 
 
 SCHEMES.name("leaky_rerope", "Leaky ReRoPE", ReropeConfig(leak=1 / 16))

@@ -8,13 +8,15 @@ otherwise.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from alibi_lm.attention.bias import Bias, Block, Form, OnLogits
+from alibi_lm.attention.bias import Bias, Block, Form, Needs, OnLogits
+from alibi_lm.positions.base import Sizes
 from alibi_lm.positions.rotary import Rotary, RotaryConfig, rotate
+from alibi_lm.settings import setting
 
 Which = Callable[[Tensor, Tensor], Tensor]  # i (R, 1), j (C,) -> (R, C), 0 for pairs as trained
 
@@ -41,15 +43,26 @@ class Rerotated(Rotary):
 
     form = Form.ON_LOGITS
     family = "rotary, read otherwise"
+    needs_train_length = True  # for what is not set
+    has_window: ClassVar[bool] = False
+
+    @classmethod
+    def needs(cls, config: Any, length: int) -> set[Needs]:
+        """A window with sinks, if it has one that hides anything: the training length decides."""
+        inside = {Needs(cls.form)}
+        if cls.has_window:
+            inside.add(Needs(cls.form, window=True, sinks=True))
+        needed: set[Needs] = config.narrowed(inside, length)
+        return needed
 
     @classmethod
     def takes_positions(cls, config: RotaryConfig) -> bool:
         """None: it decides them by place."""
         return False
 
-    def window(self) -> tuple[int, int] | None:
-        """Keys that a query sees at most, and first keys besides; None for all before it."""
-        return None
+    def window(self) -> tuple[int, int]:
+        """If it has one: keys that a query sees at most, and first keys besides."""
+        raise NotImplementedError
 
     def places(self, length: int) -> list[tuple[Any, Any]]:
         """Where queries and keys stand, as trained first, then for each kind of other pair.
@@ -77,6 +90,28 @@ class Rerotated(Rotary):
         """Rotate both for near pairs, and for the others in the function on the logits."""
         rotated = [(rotate(q, of_q), rotate(k, of_k)) for of_q, of_k in begun]
         bias = Bias(on_logits=OtherRotations(tuple(rotated[1:]), self.which))
-        if window := self.window():
-            bias = bias.within(window[0], q.shape[2], window[1])
+        if self.has_window:
+            keys, first = self.window()
+            bias = bias.within(keys, q.shape[2], first)
         return *rotated[0], bias
+
+
+@dataclass
+class NearConfig(RotaryConfig):
+    """Settings of those that change all pairs from a distance on."""
+
+    near: int | None = setting(
+        None, "distance from which positions are others; null: 1/4 of train_length", at_least=1
+    )
+
+
+class BeyondNear(Rerotated):
+    """A rotary model whose pairs from a distance on are rotated otherwise."""
+
+    def __init__(self, config: NearConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.near = config.near or max(sizes.train_length // 4, 1)
+
+    def which(self, i: Tensor, j: Tensor) -> Tensor:
+        """Those beyond it."""
+        return (i - j >= self.near).int()

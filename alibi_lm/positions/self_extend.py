@@ -9,26 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from alibi_lm.positions.base import SCHEMES, Sizes
-from alibi_lm.positions.rerotated import Rerotated
-from alibi_lm.positions.rotary import RotaryConfig
+from alibi_lm.positions.base import SCHEMES
+from alibi_lm.positions.rerotated import BeyondNear, NearConfig
 from alibi_lm.settings import setting
 
 
 @dataclass
-class SelfExtendConfig(RotaryConfig):
+class SelfExtendConfig(NearConfig):
     """Settings of Self-Extend; those of the rotary model besides."""
 
-    near: int | None = setting(
-        None, "distance from which groups are read; null: 1/4 of train_length", at_least=1
-    )
     group: int = setting(8, "tokens of a group", at_least=1)
 
 
 @SCHEMES.add("self_extend", SelfExtendConfig)
-class SelfExtend(Rerotated):
+class SelfExtend(BeyondNear):
     """Grouped attention."""
 
     config: SelfExtendConfig
@@ -37,15 +32,7 @@ class SelfExtend(Rerotated):
     source = "Jin et al. 2024"
     claim = "keeps perplexity far beyond the training length without training"
 
-    def __init__(self, config: SelfExtendConfig, sizes: Sizes) -> None:
-        super().__init__(config, sizes)
-        self.near = config.near or max(sizes.train_length // 4, 1)
-
     def places(self, length: int) -> list[tuple[Any, Any]]:
         """Far ones stand where their groups do."""
         i, (near, group) = torch.arange(length), (self.near, self.config.group)
         return [(i, i), (i // group + (near - near / group), i // group)]
-
-    def which(self, i: Tensor, j: Tensor) -> Tensor:
-        """Those beyond the window."""
-        return (i - j >= self.near).int()

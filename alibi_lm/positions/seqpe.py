@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alibi_lm.attention.bias import NO_BIAS, Bias
-from alibi_lm.positions.base import SCHEMES, Draws, Position, PositionConfig, Sizes
+from alibi_lm.positions.base import SCHEMES, Draws, Position, PositionConfig, Sizes, split_heads
 from alibi_lm.settings import setting
 
 SAMPLED = 32  # positions of a loss
@@ -62,7 +62,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(P, digits + 1, D) -> (P, digits + 1, D)."""
         qkv = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
-        q, k, v = (y.reshape(*y.shape[:2], self.n_heads, -1).transpose(1, 2) for y in qkv)
+        q, k, v = (split_heads(y, self.n_heads) for y in qkv)
         heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(heads.transpose(1, 2).flatten(-2))
         hidden = F.gelu(self.inner(self.ffn_norm(x)), approximate="tanh")

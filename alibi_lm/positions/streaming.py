@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alibi_lm.attention.bias import Needs
 from alibi_lm.positions.base import SCHEMES, Sizes
 from alibi_lm.positions.rerotated import Rerotated
 from alibi_lm.positions.rotary import RotaryConfig
@@ -39,17 +38,11 @@ class Streaming(Rerotated):
     idea = "a rotary model read through a window and sinks, at positions inside the cache"
     source = "Xiao et al. 2024"
     claim = "perplexity stays flat to millions of tokens; nothing is gained from beyond the cache"
+    has_window = True
 
     def __init__(self, config: StreamingConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.recent = config.recent or max(sizes.train_length - config.first - 1, 1)
-
-    @classmethod
-    def needs(cls, config: Any, length: int) -> set[Needs]:
-        """A window with sinks, unless it hides nothing, which the training length may decide."""
-        inside = {Needs(cls.form), Needs(cls.form, window=True, sinks=True)}
-        needed: set[Needs] = config.narrowed(inside, length)
-        return needed
 
     def window(self) -> tuple[int, int]:
         """The cache and the query itself."""

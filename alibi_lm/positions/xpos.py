@@ -19,6 +19,7 @@ from alibi_lm.positions.rotary import Rotary, RotaryConfig
 from alibi_lm.settings import setting
 
 LARGEST = 1e18  # factor on queries or keys; products of two of them are finite in float32
+FASTEST = math.log(1.4 / 0.4)  # of pair 0, whatever the width of a head
 
 
 @dataclass
@@ -27,24 +28,20 @@ class XposConfig(RotaryConfig):
 
     scale_base: float = setting(512.0, "distance at which pair m has faded to zeta_m", above=0)
 
-    def longest(self, width: int, largest: float = LARGEST) -> int:
-        """The longest text whose factors are below a number, of heads that rotate so many."""
-        return int(2 * self.scale_base * math.log(largest) / -log_zeta(width)[0].item())
+    @property
+    def longest(self) -> int:
+        """The longest text whose factors are in range."""
+        return int(2 * self.scale_base * math.log(LARGEST) / FASTEST)
 
     def problems(self, sizes: Sizes) -> list[str]:
         """The training length must be in range."""
         problems = super().problems(sizes)
-        if not problems and (longest := self.longest(sizes.head_dim)) < sizes.train_length:
+        if self.longest < sizes.train_length:
             problems.append(
                 f"position.scale_base: given {self.scale_base:g}, with which texts have at most "
-                f"{longest} tokens, but train_length = {sizes.train_length}"
+                f"{self.longest} tokens, but train_length = {sizes.train_length}"
             )
         return problems
-
-
-def log_zeta(width: int) -> Tensor:
-    """The logarithm of what each pair fades to. (width / 2,), float64."""
-    return ((torch.arange(0, width, 2, dtype=torch.float64) / width + 0.4) / 1.4).log()
 
 
 @SCHEMES.add("xpos", XposConfig)
@@ -60,12 +57,14 @@ class Xpos(Rotary):
 
     def __init__(self, config: XposConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
-        self.register_buffer("log_zeta", log_zeta(self.width), persistent=False)
+        pairs = torch.arange(0, self.width, 2, dtype=torch.float64)
+        log_zeta = ((pairs / self.width + 0.4) / 1.4).log()
+        self.register_buffer("log_zeta", log_zeta, persistent=False)
 
     @property
     def longest(self) -> int:
         """As long as factors are in range."""
-        return self.config.longest(self.width)
+        return self.config.longest
 
     def begin(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The rotations of queries and of keys, with their factors."""

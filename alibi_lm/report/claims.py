@@ -9,7 +9,7 @@ means: not shown under this rule by these results. If a loss is NaN, nothing is 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from alibi_lm.benchmark.rows import OURS, TRAINING, Speed
@@ -278,45 +278,41 @@ def check_claims(
     """Every claim on the published numbers, and on every study with the speeds of a benchmark."""
     studies = list(dict.fromkeys(group.study for group in groups))
     theirs, ours = _of_table_1(), _of_benchmark(benchmark)
-    found = [
-        Checked(
-            claim,
-            claim.check(_of_paper(claim.paper_from), theirs),
-            {study: claim.check(_of_study(groups, study), ours) for study in studies},
-        )
-        for claim in CLAIMS
-    ]
     there = {curve.position for curves in groups.values() for curve in curves}
-    return found + [
-        Checked(
-            _worded(claim),
-            _of_scheme(claim, of_other_papers()),
-            {study: _of_scheme(claim, groups, study) for study in studies},
-        )
-        for claim in scheme_claims()
-        if claim.position in there
+    of_schemes = [_claim_on(each) for each in scheme_claims() if each.position in there]
+    published = [(claim, claim.check(_of_paper(claim.paper_from), theirs)) for claim in CLAIMS]
+    published += [(claim, _of_other_papers(claim)) for claim in of_schemes]
+    return [
+        Checked(claim, of_paper, {s: claim.check(_of_study(groups, s), ours) for s in studies})
+        for claim, of_paper in published
     ]
 
 
-def _worded(claim: SchemeClaim) -> Claim:
-    """A scheme's claim with its rule in words."""
-    rule = RULES[claim.rule]
-    words = f"Nonoverlapping, at every training length: {rule.decides}, up to {claim.up_to:g} L."
-    return Claim(claim.words, claim.source, words, lambda curves, speeds: Finding(NOT_MEASURED))
+def _claim_on(scheme: SchemeClaim) -> Claim:
+    """A scheme's claim with its rule in words and as a function."""
+    needed = " and ".join(filter(None, (scheme.name, title(scheme.against))))
+
+    def check(curves: Curves, speeds: Speeds) -> Finding:
+        evidence = _Evidence()
+        for line, holds in find(scheme, curves.get(PROTOCOL, [])):
+            evidence.add(line, holds)
+        return evidence.finding(f"needs {needed} at L and beyond, nonoverlapping")
+
+    rule = f"Nonoverlapping, at every training length: {RULES[scheme.rule].decides}, up to "
+    return Claim(scheme.words, scheme.source, f"{rule}{scheme.up_to:g} L.", check)
 
 
-def _of_scheme(
-    claim: SchemeClaim, groups: Mapping[Comparison, list[Curve]], study: Study | None = None
-) -> Finding:
-    """What a scheme's claim finds in a study, or in all, which are named then."""
-    evidence = _Evidence()
-    for group, curves in groups.items():
-        if group.protocol.name == PROTOCOL and study in (None, group.study):
-            for line, holds in find(claim, curves):
-                of = f"{group.study.dataset}, " if study is None else ""
-                evidence.add(of + line, holds)
-    needed = " and ".join(filter(None, (claim.name, title(claim.against))))
-    return evidence.finding(f"needs {needed} at L and beyond, nonoverlapping")
+def _of_other_papers(claim: Claim) -> Finding:
+    """What the claim finds in all that other papers published, each line with its study."""
+    others = of_other_papers()
+    studies = dict.fromkeys(group.study for group in others)
+    found = {study: claim.check(_of_study(others, study), {}) for study in studies}
+    measured = {s: finding for s, finding in found.items() if finding.verdict != NOT_MEASURED}
+    if not measured:
+        return next(iter(found.values()))
+    fails = any(finding.verdict == FAILS for finding in measured.values())
+    lines = (f"{s.dataset}, {line}" for s, finding in measured.items() for line in finding.evidence)
+    return Finding(FAILS if fails else HOLDS, tuple(lines))
 
 
 def _of_table_1() -> Speeds:

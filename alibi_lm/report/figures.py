@@ -64,8 +64,7 @@ class Panel:
 
 def _changed(curve: Curve) -> str:
     window = f"window={curve.window}" if curve.window else ""
-    changes = curve.changes.replace(f"position={curve.read_as}", "").strip()
-    return " ".join(filter(None, (curve.variant, window, changes)))
+    return " ".join(filter(None, (curve.variant, window, curve.changes)))
 
 
 def panel(
@@ -97,7 +96,7 @@ def panels_of(whole: Panel) -> list[Panel]:
             for theirs in whole.published
             if (found := [curve for curve in theirs.curves if scheme_of(curve) in schemes])
         ]
-        others = [curve for curve in whole.curves if curve not in members]
+        others = [curve for curve in whole.curves if family_of(curve.read_as) != family]
         panels.append(
             replace(
                 whole,
@@ -234,7 +233,7 @@ def _grid(panels: Sequence[Panel], in_a_row: int = PANELS_IN_A_ROW) -> "tuple[Fi
     n_panels = len(panels)
     n_columns = min(n_panels, in_a_row)
     n_rows = -(-n_panels // n_columns)
-    names = max(min(len(panel.curves), panel.named or MANY**2) for panel in panels) + 1
+    names = max(panel.named or len(panel.curves) for panel in panels) + 1
     width, height = PANEL[0], max(PANEL[1], AROUND + names * LINE_OF_TEXT)
     fig = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
     FigureCanvasAgg(fig)

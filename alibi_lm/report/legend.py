@@ -80,22 +80,23 @@ def _style(family: str, place: int) -> Style:
 
 
 def styles(curves: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Style]:
-    """A style for each scheme with what is changed of it, ("", if nothing), none twice.
+    """A style for each scheme with what is changed of it ("" if nothing), none twice.
 
-    What is not changed is drawn as by `style`; the others follow behind the family's schemes.
+    The first of a scheme is drawn as by `style`, which is the one that is not changed if it is
+    there; the others follow behind the schemes of the family.
     """
-    keys = list(dict.fromkeys(curves))
-    found = {key: style(key[0]) for key in keys}
-    places = {family: len(_members(family)) for family in {family_of(key[0]) for key in keys}}
-    for position, changed in keys:
-        plain_is_there = (position, "") in keys
-        first = not plain_is_there and (position, changed) == next(
-            k for k in keys if k[0] == position
-        )
-        if changed and not first:
-            family = family_of(position)
-            found[position, changed] = _style(family, places[family])
-            places[family] += 1
+    found: dict[tuple[str, str], Style] = {}
+    seen: set[str] = set()
+    places: dict[str, int] = {}
+    for position, changed in sorted(dict.fromkeys(curves), key=lambda key: bool(key[1])):
+        if position not in seen:
+            seen.add(position)
+            found[position, changed] = style(position)
+            continue
+        family = family_of(position)
+        place = places.setdefault(family, len(_members(family)))
+        found[position, changed] = _style(family, place)
+        places[family] += 1
     return found
 
 

@@ -22,6 +22,7 @@ from alibi_lm.report.figures import (
     save,
     svg,
 )
+from alibi_lm.report.legend import style
 from alibi_lm.report.published import curves_to_compare
 
 
@@ -174,3 +175,21 @@ def test_names_do_not_cover_each_other(tmp_path: Path) -> None:
         boxes.sort(key=lambda box: box.y0)
         for below, above in itertools.pairwise(boxes):
             assert above.y0 >= below.y1 - 3  # of 9 points
+
+
+def test_read_as_another_scheme_it_is_not_drawn_as_that() -> None:
+    rows = [
+        bare(position=position, changes=changes, eval_length=at)
+        for position, changes in (
+            ("none", ""),
+            ("rotary", "position=none"),
+            ("rotary", "position=alibi"),
+            ("alibi", ""),
+        )
+        for at in (64, 128)
+    ]
+    ((group, curves),) = comparisons(rows).items()
+    drawn = panel(group, curves, "title", "ppl", False).styles()
+    assert len({(drawn[id(c)].marker, drawn[id(c)].colour) for c in curves}) == 4
+    plain = {c.position: drawn[id(c)] for c in curves if not c.changes}
+    assert plain == {name: style(name) for name in ("none", "alibi")}
