@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import io
 import os
 import re
 import sys
@@ -34,6 +35,7 @@ USAGE_ERROR = 2
 LAUNCHERS = (
     "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
 )
+HYDRA_USAGE = ("Only one of --", "The --", "File ")  # how its ValueErrors on options begin
 T = TypeVar("T")
 # The words that ask for a member of a sweep, and what composes it.
 Composed = tuple[list[str], Callable[[], DictConfig]]
@@ -59,6 +61,9 @@ def command(
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(doc, kind))
         return
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show ends nothing
+            stream.reconfigure(errors="replace")
     register(kind, sweeps)
     failures: list[Exception] = []
 
@@ -137,6 +142,7 @@ def _run_cleanly(action: Callable[[], None], kind: type[Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
     listen()
     try:
+        processes.check()
         action()
     except FailedError:
         sys.exit(FAILED)
@@ -175,7 +181,7 @@ def explain(error: Exception, kind: type[Any] = Config) -> str | None:
         if isinstance(error, ConfigCompositionException):  # around OmegaConf's, if there is one
             cause = error.__cause__ or error.__context__ or error
         return _explain_setting(error, cause, kind)
-    if isinstance(error, ValueError) and str(error).startswith(("Only one of --", "The --")):
+    if isinstance(error, ValueError) and str(error).startswith(HYDRA_USAGE):
         return str(error)  # Hydra's options
     if isinstance(error, YAMLError):
         return f"cannot read the configuration: {' '.join(str(error).split())}"

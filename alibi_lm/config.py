@@ -81,8 +81,11 @@ class Config:
         for key, value in (("output", self.output), ("report", self.report), ("cache", self.cache)):
             if value == "":
                 problems.append(f"{key}: given '', but it must name a folder")
-        if self.run and Path(self.run).name != self.run:
-            problems.append(f"run: given {self.run}, but it must be a name; output= is its folder")
+        if self.run is not None and (self.run in ("", "..") or Path(self.run).name != self.run):
+            given = self.run or "''"
+            problems.append(f"run: given {given}, but it must be a name; output= is its folder")
+        if not self.data.name.strip():
+            problems.append("data.name: given '', but result rows need a name for the data set")
         if not problems:
             problems += self.position.problems(self.model.sizes(self.train_length))
             problems += self._batch_problems()
@@ -132,7 +135,7 @@ def schema(kind: type[Any]) -> DictConfig:
     """
     node = OmegaConf.structured(kind)
     for field in dataclasses.fields(kind):
-        if field.name in REGISTRIES:
+        if field.name in REGISTRIES and node[field.name] is not None:
             node[field.name] = OmegaConf.structured(field.type)
     assert isinstance(node, DictConfig)
     return node

@@ -5,7 +5,9 @@ continues its curve. W&B's step is the number of updates and, after them, of res
 back, because the last one that was logged is kept too. No failure here stops a run.
 """
 
+import hashlib
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from alibi_lm.settings import setting
 
 MODES = ("offline", "online", "off")  # offline: kept in the run folder, for `wandb sync`
 FINISH_SECONDS = 60  # to send what is left at the end
+LONGEST_TAG = 64  # letters that W&B takes
 LENGTH = "extrapolation/length"  # x axis of every curve over evaluation lengths
 
 
@@ -107,12 +110,15 @@ class WandbTracker(Tracker):
         if row.status != COMPLETE:
             return
         names = ("loss", "ppl", "word_ppl", "bpb")
-        told = {curve_name(row.measurement.curve, name): getattr(row, name) for name in names}
+        values = {name: getattr(row, name) for name in names}
+        curve = row.measurement.curve
+        told = {curve_name(curve, name): v for name, v in values.items() if v is not None}
 
         def tell() -> None:
-            labels = self._kept()["told"]
-            if row.measurement.label not in labels:
-                self._log({LENGTH: row.eval_length} | told, told=[*labels, row.measurement.label])
+            logged, label = self._kept()["results"], row.measurement.label
+            if logged.get(label) != _digest([row]):  # new, or another result than before
+                logged[label] = _digest([row])
+                self._log({LENGTH: row.eval_length} | told, results=logged)
 
         self._try(tell)
 
@@ -122,7 +128,7 @@ class WandbTracker(Tracker):
         def tell() -> None:
             for row in rows:
                 self.result(row)
-            if rows and self._kept()["rows"] != len(rows):
+            if rows and self._kept()["table"] != _digest(rows):
                 self.table(rows)
 
         self._try(tell)
@@ -135,7 +141,7 @@ class WandbTracker(Tracker):
 
             columns: list[str | int] = list(asdict(rows[0]))
             data = [list(asdict(row).values()) for row in rows]
-            self._log({"results": wandb.Table(columns=columns, data=data)}, rows=len(rows))
+            self._log({"results": wandb.Table(columns=columns, data=data)}, table=_digest(rows))
 
         self._try(tell)
 
@@ -172,6 +178,9 @@ class WandbTracker(Tracker):
         import wandb
 
         settings, described = self.settings, self.described
+        # `wandb agent` names one W&B run for a whole command; ours are one for each run folder.
+        for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"):
+            os.environ.pop(name, None)
         run = wandb.init(
             mode=settings.mode,  # type: ignore[arg-type]
             project=settings.project,
@@ -179,7 +188,7 @@ class WandbTracker(Tracker):
             group=described.group,
             job_type=described.job_type,
             name=described.name,
-            tags=[*described.tags, *settings.tags],
+            tags=[tag[:LONGEST_TAG] for tag in (*described.tags, *settings.tags)],
             config=described.config,
             id=self._kept()["id"],
             resume="allow",
@@ -192,6 +201,8 @@ class WandbTracker(Tracker):
                 finish_timeout=FINISH_SECONDS if settings.mode == "online" else 0,
             ),
         )
+        if run.id != self._kept()["id"]:  # settings of W&B's own may decide it
+            write_atomically(self._file, json.dumps(self._kept() | {"id": run.id}) + "\n")
         run.define_metric(LENGTH, hidden=True)
         run.define_metric("extrapolation/*", step_metric=LENGTH)
         return run
@@ -201,12 +212,12 @@ class WandbTracker(Tracker):
         return self.folder / "tracking.json"
 
     def _kept(self) -> dict[str, Any]:
-        """The W&B run's id, and what was logged: the last step, results, rows of the table."""
+        """The W&B run's id, and what was logged: the last step, digests of results and table."""
+        new = {"id": secrets.token_hex(4), "step": 0, "results": {}, "table": ""}
         if not self._file.exists():
-            new = {"id": secrets.token_hex(4), "step": 0, "told": [], "rows": 0}
             write_atomically(self._file, json.dumps(new) + "\n")
         kept: dict[str, Any] = json.loads(self._file.read_text())
-        return kept
+        return new | kept
 
     def _try(self, action: Callable[[], object]) -> None:
         """Do it; when W&B fails, say so once and stop logging."""
@@ -224,10 +235,23 @@ class WandbTracker(Tracker):
         say(f"warning: W&B tracking failed: {reason}; the run continues (tracking=off stops this)")
 
 
+def _is_disabled() -> bool:
+    """Whether W&B's own variables switch it off."""
+    disabled = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on")
+    return disabled or os.environ.get("WANDB_MODE", "").lower() == "disabled"
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    """Tells results from others, however long they took and whichever code computed them."""
+    of_no_account = {"seconds": 0.0, "commit": None, "dirty": None}
+    values = [asdict(row) | of_no_account for row in rows]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
 @contextmanager
 def track(settings: TrackingConfig, folder: Path, described: Described) -> Iterator[Tracker]:
     """The tracker of a folder, closed at the end."""
-    off = settings.mode == "off" or not processes.is_rank_zero()
+    off = settings.mode == "off" or not processes.is_rank_zero() or _is_disabled()
     tracker = NO_TRACKING if off else WandbTracker(settings, folder, described)
     status = 1
     try:

@@ -25,6 +25,11 @@ def show(config: Config) -> None:
             f"{name:>12}: {split.tokens:>13,} tokens {split.words:>13,} words {split.bytes:>13,} "
             f"bytes ({split.bytes / split.tokens:.2f} bytes per token)"
         )
+        if split.lost:
+            say(
+                f"{name:>12}: the tokens do not give back the lines of {split.lost:.2%} of the "
+                "bytes, so rows will have no word_ppl and bpb"
+            )
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def test_derived_sizes() -> None:
 
 def test_evaluation_needs_a_run() -> None:
     assert "run: not given" in EvaluateConfig().problems()[0]
-    wanted = EvaluationConfig(protocols=["sliding"], lengths=[4], stride=8)
+    wanted = EvaluationConfig(lengths=[4], targets=0)
     assert len(replace(EvaluateConfig(run="x"), evaluation=wanted).problems()) == 1
 
 
@@ -132,6 +132,14 @@ def test_lengths_relative_to_the_training_length() -> None:
     assert replace(wanted, skip_shorter=True).lengths_of(32) == [64, 32, 33]
     assert replace(wanted, lengths=[]).lengths_of(100) == [100, 101, 132]
     assert replace(wanted, lengths=[]).problems() == []
+    # The stride is compared with the lengths that are evaluated, and with no others.
+    sliding = replace(wanted, protocols=["sliding"], stride=20)
+    assert sliding.length_problems(32) == [
+        "evaluation.stride: given 20, but it must be at most the shortest of the evaluation "
+        "lengths, [8, 64, 32, 33]"
+    ]
+    assert replace(sliding, skip_shorter=True).length_problems(32) == []
+    assert replace(sliding, lengths=[], skip_shorter=True).length_problems(16)
     (only,) = problems(
         "evaluation.skip_shorter=true", "train_length=2048", "optim.tokens_per_step=2048"
     )

@@ -6,10 +6,12 @@ document; with whole words, as in the paper, it stands after each line instead.
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +20,16 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from alibi_lm.data.corpus import SPLITS
 from alibi_lm.data.dictionary import END, UNKNOWN, in_fairseq_layout, read_dictionary
 from alibi_lm.errors import UserError
+from alibi_lm.machine.progress import say
 from alibi_lm.settings import Registry, setting, unknown
 
 TOKENIZERS = Registry("tokenizer")
 END_NAMES = (END, "<|endoftext|>", "<eos>", "<|end_of_text|>")
 PIECE = 2**16  # characters: longer documents are encoded in pieces that end with a line
 PIECES_AT_ONCE = 64  # encoded in parallel
+# A cut before these does not split what tokenizers of our time take together: runs of white space.
+BEFORE_A_WORD = re.compile(r"\n(?= ?\S)")
+NEIGHBOURS = (("one two\n", "three\n"), (" = One =\n \n", " Two\n"))
 LAYOUTS = ("plain", "fairseq")
 
 
@@ -53,6 +59,10 @@ class TokenizerConfig:
     def ends_lines(self) -> bool:
         """Whether the end token closes each line rather than each document."""
         return False
+
+    def cut(self, tokenizer: Tokenizer) -> Callable[[str], Iterable[str]]:
+        """How a document is cut into the pieces that are encoded by themselves."""
+        return pieces
 
 
 @dataclass
@@ -139,6 +149,16 @@ class FileConfig(TokenizerConfig):
         """The one that is set."""
         return self.end
 
+    def cut(self, tokenizer: Tokenizer) -> Callable[[str], Iterable[str]]:
+        """Only where no token changes by it; one that marks where a text begins is never cut."""
+
+        def ids(text: str) -> list[int]:
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+        if all(ids(a + b) == ids(a) + ids(b) for a, b in NEIGHBOURS):
+            return partial(pieces, line_end=BEFORE_A_WORD)
+        return lambda document: [document]
+
 
 @TOKENIZERS.add("bpe", BpeConfig)
 def train_bpe(config: BpeConfig, text: Iterable[str]) -> Tokenizer:
@@ -201,6 +221,9 @@ def read_file(config: FileConfig, text: Iterable[str]) -> Tokenizer:
     # Files made for fixed input sizes would drop text or invent tokens.
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        say(f"{config.path}: its dropout is left out, or its tokens would be drawn at random")
+        tokenizer.model.dropout = None
     return tokenizer
 
 
@@ -230,37 +253,78 @@ def end_id(tokenizer: Tokenizer, name: str | None) -> int:
     raise UserError("tokenizer.end: " + unknown("token", name, special))
 
 
-def pieces(document: str) -> Iterator[str]:
+def pieces(document: str, line_end: re.Pattern[str] = re.compile("\n")) -> Iterator[str]:
     """The document in pieces of at least PIECE characters, each up to the end of a line."""
     start = 0
     while start < len(document):
-        stop = document.find("\n", start + PIECE) + 1 or len(document)
+        found = line_end.search(document, start + PIECE)
+        stop = found.end() if found else len(document)
         yield document[start:stop]
         start = stop
 
 
+class Encoded(NamedTuple):
+    """Some pieces of the documents as tokens."""
+
+    ids: npt.NDArray[np.uint32]
+    size: int  # bytes that they stand for
+    lost: int  # of these, in lines that the tokens do not give back
+
+
 def encode(
-    tokenizer: Tokenizer, documents: Iterable[str], end: int, ends_lines: bool
-) -> Iterator[tuple[npt.NDArray[np.uint32], int]]:
-    """Token numbers of the documents, some pieces at a time, and the bytes that they stand for.
+    tokenizer: Tokenizer, documents: Iterable[str], end: int, config: TokenizerConfig
+) -> Iterator[Encoded]:
+    """Tokens of the documents, some pieces at a time.
 
     The end token closes each document, unless the tokenizer itself closes each line with it.
+    A UserError if the tokens are not a function of the text.
     """
     # Text that happens to contain "</s>" is text, not the end of a document.
     tokenizer.encode_special_tokens = True
+    cut, ends_lines, first = config.cut(tokenizer), config.ends_lines, True
 
     def queue() -> Iterator[tuple[str, list[int]]]:
         for document in documents:
             if ends_lines and document and not document.endswith("\n"):
                 document += "\n"
-            for piece in pieces(document):
+            for piece in cut(document):
                 yield piece, []
             if not ends_lines:
                 yield "", [end]
 
     waiting = queue()
     while batch := list(itertools.islice(waiting, PIECES_AT_ONCE)):
-        encodings = tokenizer.encode_batch_fast([p for p, _ in batch], add_special_tokens=False)
-        ids = [encoding.ids + after for encoding, (_, after) in zip(encodings, batch, strict=True)]
-        size = sum(len(piece.encode()) for piece, _ in batch)
-        yield np.array(list(itertools.chain(*ids)), dtype=np.uint32), size
+        texts = [piece for piece, _ in batch]
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
+        if first:  # whatever draws lots shows it in the first pieces
+            again = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            if ids != [encoding.ids for encoding in again]:
+                raise UserError(
+                    f"tokenizer={config.kind}: it encodes the same text differently each time; "
+                    "give one without randomness"
+                )
+            first = False
+        decoded = tokenizer.decode_batch(ids, skip_special_tokens=False)
+        lost = sum(_lost(a, b, ends_lines) for a, b in zip(texts, decoded, strict=True))
+        all_ids = itertools.chain(*(i + after for i, (_, after) in zip(ids, batch, strict=True)))
+        size = sum(len(text.encode()) for text in texts)
+        yield Encoded(np.array(list(all_ids), dtype=np.uint32), size, lost)
+
+
+def _lost(text: str, decoded: str, ends_lines: bool) -> int:
+    """Bytes of the text in lines that differ from what its tokens give back.
+
+    ends_lines: of words a single blank between them is given back, and WikiText's one on both
+    sides of a line.
+    """
+    if text == decoded:
+        return 0
+    lines, back = text.split("\n"), decoded.split("\n")
+    if ends_lines:
+        lines = [re.sub("^ (.*?) ?$", r"\1", line) if line[-1:] == " " else line for line in lines]
+        back = [line.strip(" ") for line in decoded.split(END)]
+    if len(lines) != len(back):
+        return len(text.encode())
+    differ = (line for line, other in zip(lines, back, strict=True) if line != other)
+    return sum(len(line.encode()) + 1 for line in differ)

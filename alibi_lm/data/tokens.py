@@ -35,11 +35,11 @@ from alibi_lm.data.tokenizers import (
     pieces,
 )
 from alibi_lm.errors import UserError
-from alibi_lm.machine.files import naming, sync_folder, write_atomically
+from alibi_lm.machine.files import folder_name, naming, sync_folder, write_atomically
 from alibi_lm.machine.progress import bar
 
 PATHS = ("path", "dictionary")  # of a tokenizer: what lies there decides, not where
-FORMAT = 1  # raise it when the same text would be written differently
+FORMAT = 2  # raise it when the same text would be written differently
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Split:
     stream: npt.NDArray[np.unsignedinteger]
     words: int
     bytes: int
+    lost: float  # share of the bytes in lines that the tokens do not give back
 
     @property
     def tokens(self) -> int:
@@ -79,14 +80,20 @@ class TokenizedCorpus:
     tokenizer: str
     tokenizer_hash: str
     vocab_size: int
+    tokens_hash: str  # of the tokens of all splits
     splits: dict[str, Split]
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
         return _open, (self.folder,)  # other processes open the files themselves
 
+    @property
+    def tokenizer_file(self) -> Path:
+        """The tokenizer, as the tokenizers library saves it."""
+        return self.folder / "tokenizer.json"
+
     def texts(self) -> list[str | None]:
         """The text of each token; None for the one that ends documents (or lines)."""
-        tokenizer = tokenizers.Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        tokenizer = tokenizers.Tokenizer.from_file(str(self.tokenizer_file))
         end = int(next(iter(self.splits.values())).stream[0])
         decoded = tokenizer.decode_batch([[i] for i in range(self.vocab_size)], False)
         return [None if i == end else text for i, text in enumerate(decoded)]
@@ -100,14 +107,19 @@ class TokenizedCorpus:
         return self.splits[name]
 
 
-def prepare(data: DataConfig, tokenizer: TokenizerConfig, cache: Path) -> TokenizedCorpus:
-    """Tokenize the corpus unless that is done, and open the token files."""
-    corpus, counts, folder = _locate(data, tokenizer, cache)
+def prepare(
+    data: DataConfig, tokenizer: TokenizerConfig, cache: Path, made: Path | None = None
+) -> TokenizedCorpus:
+    """Tokenize the corpus unless that is done, and open the token files.
+
+    made: a tokenizer.json that these settings made of another corpus, to be used as it is.
+    """
+    corpus, counts, folder = _locate(data, tokenizer, cache, made)
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
-                _build(corpus, counts, tokenizer, folder)
+                _build(corpus, counts, tokenizer, folder, made)
     return _open(folder)
 
 
@@ -119,12 +131,23 @@ def find_prepared(
     return _open(folder) if folder.exists() else None
 
 
+def find_tokenizer(cache: Path, tokenizer_hash: str) -> Path | None:
+    """The tokenizer of that hash, if there are token files of it."""
+    for manifest in cache.glob("*/manifest.json"):
+        if json.loads(manifest.read_text())["tokenizer_hash"] == tokenizer_hash:
+            return manifest.with_name("tokenizer.json")
+    return None
+
+
 def _locate(
-    data: DataConfig, tokenizer: TokenizerConfig, cache: Path
+    data: DataConfig, tokenizer: TokenizerConfig, cache: Path, made: Path | None = None
 ) -> tuple[Corpus, dict[str, SplitCounts], Path]:
     """The corpus, its counts, and the folder of its token files."""
     corpus = SOURCES.build(data)
+    if not corpus.splits:
+        raise UserError(f"data: no text given for any split of {corpus.name}")
     counts = {split: _count(corpus, split) for split in corpus.splits}
+    fingerprint = tokenizer.fingerprint() if made is None else _digest(made.read_bytes())
     key = _hash(
         [
             FORMAT,
@@ -132,10 +155,11 @@ def _locate(
             {split: count.sha256 for split, count in counts.items()},
             {"name": tokenizer.kind}
             | {key: value for key, value in asdict(tokenizer).items() if key not in PATHS},
-            tokenizer.fingerprint(),
+            fingerprint,
         ]
     )
-    return corpus, counts, (cache / f"{corpus.name}-{tokenizer.kind}-{key[:12]}").absolute()
+    name = f"{folder_name(corpus.name)}-{tokenizer.kind}-{key[:12]}"
+    return corpus, counts, (cache / name).absolute()
 
 
 def _count(corpus: Corpus, split: str) -> SplitCounts:
@@ -156,37 +180,52 @@ def _count(corpus: Corpus, split: str) -> SplitCounts:
 
 
 def _build(
-    corpus: Corpus, counts: dict[str, SplitCounts], config: TokenizerConfig, folder: Path
+    corpus: Corpus,
+    counts: dict[str, SplitCounts],
+    config: TokenizerConfig,
+    folder: Path,
+    made: Path | None,
 ) -> None:
     """Learn the tokenizer, write every split, and give the folder its name when all is done."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # what a killed process left; we hold the lock
     partial.mkdir()
     try:
-        tokenizer = TOKENIZERS.build(config, _text_to_learn_from(corpus, counts, config))
+        if made is None:
+            tokenizer = TOKENIZERS.build(config, _text_to_learn_from(corpus, counts, config))
+            _check_types(corpus, config, tokenizer)
+        else:
+            tokenizer = tokenizers.Tokenizer.from_file(str(made))
         write_atomically(partial / "tokenizer.json", tokenizer.to_str(pretty=True))
         end = end_id(tokenizer, config.end_token())
         vocab_size = count_ids(tokenizer)
-        _check_types(corpus, config, tokenizer)
         dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+        splits = {}
         for split, documents in corpus.splits.items():
-            stream = [np.array([end], dtype)]
+            parts, lost = [np.array([end], dtype)], 0
             with bar(total=counts[split].bytes, unit="B", desc=f"tokenize {split}") as progress:
-                for ids, size in encode(tokenizer, documents(), end, config.ends_lines):
-                    stream.append(ids.astype(dtype))
-                    progress.update(size)
+                for encoded in encode(tokenizer, documents(), end, config):
+                    parts.append(encoded.ids.astype(dtype))
+                    lost += encoded.lost
+                    progress.update(encoded.size)
+            stream = np.concatenate(parts)
             path = partial / f"{split}.npy"
             with naming(path), path.open("wb") as file:
-                np.save(file, np.concatenate(stream))
+                np.save(file, stream)
                 file.flush()
                 os.fsync(file.fileno())
+            splits[split] = asdict(counts[split]) | {
+                "lost": lost / counts[split].bytes,
+                "tokens_sha256": _digest(stream.data),
+            }
         manifest = {
             "name": corpus.name,
             "hash": _hash([asdict(count) for count in counts.values()]),
             "tokenizer": config.kind,
             "tokenizer_hash": _hash(tokenizer.to_str()),
             "vocab_size": vocab_size,
-            "splits": {split: asdict(count) for split, count in counts.items()},
+            "tokens_hash": _hash([split["tokens_sha256"] for split in splits.values()]),
+            "splits": splits,
         }
         write_atomically(partial / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         partial.replace(folder)
@@ -235,12 +274,18 @@ def _text_to_learn_from(
 def _open(folder: Path) -> TokenizedCorpus:
     manifest = json.loads((folder / "manifest.json").read_text())
     splits = {
-        split: Split(np.load(folder / f"{split}.npy", mmap_mode="r"), c["words"], c["bytes"])
+        split: Split(
+            np.load(folder / f"{split}.npy", mmap_mode="r"), c["words"], c["bytes"], c["lost"]
+        )
         for split, c in manifest["splits"].items()
     }
-    fields = ("name", "hash", "tokenizer", "tokenizer_hash", "vocab_size")
+    fields = ("name", "hash", "tokenizer", "tokenizer_hash", "vocab_size", "tokens_hash")
     return TokenizedCorpus(folder, **{f: manifest[f] for f in fields}, splits=splits)
 
 
 def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return _digest(json.dumps(value, sort_keys=True).encode())
+
+
+def _digest(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -102,9 +102,10 @@ class EvaluationConfig:
         return [n for n in wanted if n >= train_length or not self.skip_shorter]
 
     def length_problems(self, train_length: int) -> list[str]:
-        """A line if no length is left for a model trained at that length."""
-        if self.lengths_of(train_length):
-            return []
+        """Lengths must be left for a model trained at that length, and the protocols fit them."""
+        if lengths := self.lengths_of(train_length):
+            protocols = (PROTOCOLS[name] for name in self.protocols)
+            return [line for p in protocols for line in p.length_problems(self, lengths)]
         return [
             f"evaluation.lengths: given {self.lengths}, but with evaluation.skip_shorter=true none "
             f"is at least train_length = {train_length}"
@@ -145,6 +146,11 @@ class Protocol:
     @classmethod
     def problems(cls, settings: EvaluationConfig) -> list[str]:
         """A line for each setting that the protocol lacks or cannot take."""
+        return []
+
+    @classmethod
+    def length_problems(cls, settings: EvaluationConfig, lengths: list[int]) -> list[str]:
+        """A line for each setting that does not fit the lengths at which a model is evaluated."""
         return []
 
     @property
@@ -234,18 +240,23 @@ class Sliding(Protocol):
 
     @classmethod
     def problems(cls, settings: EvaluationConfig) -> list[str]:
-        """A stride, and one that no window is shorter than."""
+        """It must have a stride."""
         if settings.stride is None:
             return [
                 "evaluation.stride: not given; evaluation.protocols has sliding, which needs the "
                 "new tokens per window, e.g. evaluation.stride=16"
             ]
-        if settings.lengths and settings.stride > min(settings.lengths):
-            return [
-                f"evaluation.stride: given {settings.stride}, but it must be at most the shortest "
-                f"of evaluation.lengths = {settings.lengths}"
-            ]
         return []
+
+    @classmethod
+    def length_problems(cls, settings: EvaluationConfig, lengths: list[int]) -> list[str]:
+        """Tokens between windows would not be scored."""
+        if settings.stride is None or settings.stride <= min(lengths):
+            return []
+        return [
+            f"evaluation.stride: given {settings.stride}, but it must be at most the shortest of "
+            f"the evaluation lengths, {lengths}"
+        ]
 
     def spans(self, n_targets: int) -> Spans:
         """The next `stride` tokens in each window."""

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ import numpy.typing as npt
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.protocols import Measurement, protocol_named
 from alibi_lm.machine.files import naming, write_atomically
+from alibi_lm.settings import default_of
 
 COMPLETE = "complete"
 OUT_OF_MEMORY = "out of memory"
 REFUSED = "refused"  # the model cannot read texts of that length
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One measurement. Losses are in nats per token, summed in float64 over all scored tokens.
 
@@ -49,12 +51,12 @@ class Row:
     bytes: int  # of the split's text in UTF-8
     loss: float  # mean over tokens
     ppl: float  # exp(loss)
-    word_ppl: float  # exp(total loss of the split / words): compares across tokenizers
-    bpb: float  # bits per byte: total loss of the split / ln 2 / bytes
+    word_ppl: float | None  # exp(total loss of the split / words): compares across tokenizers
+    bpb: float | None  # bits per byte: total loss of the split / ln 2 / bytes; None as word_ppl
     nonfinite: int  # tokens whose loss is infinite or NaN
-    status: str  # complete; or out of memory, refused: then nothing was scored
-    window: int | None  # keys that a query saw at most; None: all before it
-    variant: str  # the scheme's settings that are not its defaults
+    status: str = COMPLETE  # complete; or out of memory, refused: then nothing was scored
+    window: int | None = None  # keys that a query saw at most; None: all before it
+    variant: str = ""  # the scheme's settings that are not its defaults
     n_parameters: int
     vocab_size: int
     train_tokens: int
@@ -67,11 +69,16 @@ class Row:
     commit: str | None  # of the code that evaluated
     dirty: bool | None  # whether tracked files differed from it
     torch: str
-    settings: str  # of model and training that are not defaults; not scheme, train_length, seed
+    settings: str = (
+        ""  # of model and training that are not defaults; not scheme, train_length, seed
+    )
     recipe: str  # hash of all those and of the text: rows of one recipe are comparable
     run: str  # the run folder's name
     sample: int | None = None  # same_targets: how many targets were drawn
     changes: str = ""  # settings changed for this evaluation alone
+    # Share of the split's bytes in lines that its tokens do not give back: if it is not 0, word_ppl
+    # and bpb would be of another text, and are None. None in rows of earlier versions.
+    lost: float | None = None
     identity: str = ""  # hash of all that decides the run's weights
     reason: str = ""  # why it was refused
     prefix_consistent: bool = True  # False: what a token gets depends on the length of the window
@@ -125,12 +132,18 @@ class Metrics(NamedTuple):
 
     loss: float
     ppl: float
-    word_ppl: float
-    bpb: float
+    word_ppl: float | None
+    bpb: float | None
 
 
-def metrics(loss: float, tokens: int, words: int, n_bytes: int) -> Metrics:
-    """The metrics that follow from a mean loss (nats) over a split of that many tokens."""
+def metrics(loss: float, tokens: int, words: int, n_bytes: int, lost: float = 0) -> Metrics:
+    """The metrics that follow from a mean loss (nats) over a split of that many tokens.
+
+    lost: share of the text that the tokens do not give back. If it is not 0, they are the tokens of
+    another text, and nothing per word or byte of this one follows.
+    """
+    if lost:
+        return Metrics(loss, perplexity(loss), None, None)
     return Metrics(
         loss=loss,
         ppl=perplexity(loss),
@@ -179,27 +192,49 @@ def read_rows(path: Path, kind: type[Any], what: str) -> list[Any]:
     Columns that a file of an earlier version lacks have their defaults.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
         if path.suffix == ".csv":
             types = typing.get_type_hints(kind)
-            lines = csv.DictReader(io.StringIO(text))
-            return [kind(**{k: _parsed(v, types[k]) for k, v in line.items()}) for line in lines]
-        # A line that a kill cut short has no end; its row is not there.
-        return [kind(**json.loads(line)) for line in text.split("\n")[:-1]]
+            table = csv.DictReader(io.StringIO(text), strict=True)
+            _check_columns(table.fieldnames or [], kind)
+            return [kind(**{k: _parsed(k, v, types[k]) for k, v in row.items()}) for row in table]
+        rows = []
+        for line in text.split("\n")[:-1]:  # one that a kill cut short has no end: no row
+            values = json.loads(line)
+            if not isinstance(values, dict):
+                raise ValueError(f"{line[:40]!r} is no row")
+            _check_columns(values, kind)
+            rows.append(kind(**values))
+        return rows
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path} does not hold rows of {what}: {error}") from error
 
 
-def _parsed(text: str, type_: Any) -> Any:
+def _check_columns(given: Iterable[str], kind: type[Any]) -> None:
+    """A ValueError if columns lack that have no default, or are unknown."""
+    fields, given = dataclasses.fields(kind), list(given)
+    needed = [f.name for f in fields if default_of(f) is dataclasses.MISSING]
+    if absent := [name for name in needed if name not in given]:
+        wide = next((name for name in given if re.search("[;\t]", name)), None)
+        hint = "; save it with commas between columns" if wide else f"; it has {', '.join(given)}"
+        raise ValueError(f"no column {absent[0]}{hint}")
+    if surplus := sorted(set(given) - {f.name for f in fields}):
+        raise ValueError(f"this version knows no column {', '.join(map(repr, surplus))}")
+
+
+def _parsed(column: str, text: str | None, type_: Any) -> Any:
     """A value of CSV, which knows only text."""
     options = typing.get_args(type_) or (type_,)
     if type(None) in options and not text:
         return None
-    if bool in options:
-        return {"True": True, "False": False}[text]
-    return options[0](text)
+    try:
+        if bool in options:
+            return {"TRUE": True, "FALSE": False}[str(text).upper()]
+        return options[0](text)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"column {column} holds {text!r}") from error
 
 
 def append_row(path: Path, row: Row) -> None:

@@ -1,6 +1,7 @@
 """Writing files so that none is ever seen half-written."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,11 @@ from pathlib import Path
 PARTIAL = ".partial"
 UMASK = os.umask(0)  # the only way to ask for it
 os.umask(UMASK)
+
+
+def folder_name(words: str) -> str:
+    """The words as a name that a folder can have: `owner/name` becomes `owner-name`."""
+    return re.sub(r"[^\w.+]+", "-", words).strip("-.") or "unnamed"
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Being asked to stop: SIGINT (Ctrl-C), SIGTERM (schedulers, `docker stop`), a host's own signal.
+"""Being asked to stop by a signal.
+
+SIGINT comes of Ctrl-C, SIGTERM from schedulers and `docker stop`, SIGHUP when the terminal is gone,
+SIGUSR1 from `sbatch --signal=USR1@60`; a host of the process may have signals of its own.
 
 Work stops at once where nothing can be half done, since files are written under other names and
 renamed; training puts it off to the end of a pass, to save the state of its last whole update. A
@@ -13,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 # What a host that runs us may have a handler for: submitit, say, queues a Slurm job again by one.
 HOST_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 
@@ -77,7 +80,7 @@ def deferred() -> Iterator[Callable[[], int | None]]:
 
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (*SIGNALS, *HOST_SIGNALS):
+        for number in {*SIGNALS, *HOST_SIGNALS}:
             handler = signal.getsignal(number)
             if handler is _stop or (number in HOST_SIGNALS and callable(handler)):
                 handlers[number] = handler

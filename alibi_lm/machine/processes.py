@@ -12,22 +12,44 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from alibi_lm.errors import UserError
+
 T = TypeVar("T")
+
+
+# What torchrun tells each process.
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def check() -> None:
+    """A UserError if the environment says in part only that there are several processes."""
+    given = {name: os.environ[name] for name in VARIABLES[:3] if os.environ.get(name)}
+    said = ", ".join(f"{name}={value}" for name, value in given.items())
+    advice = "start several processes with torchrun, or unset these variables to run one"
+    if not all(value.isdecimal() for value in given.values()):
+        raise UserError(f"the environment has {said}, which must be whole numbers; {advice}")
+    if world_size() == 1 and rank() == 0:
+        return
+    absent = [name for name in VARIABLES if not os.environ.get(name)]
+    if absent:
+        raise UserError(f"the environment has {said}, but no {', '.join(absent)}; {advice}")
+    if rank() >= world_size() or local_rank() > rank():
+        raise UserError(f"the environment has {said}, which do not fit together; {advice}")
 
 
 def world_size() -> int:
     """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def rank() -> int:
     """The number of this process among all."""
-    return int(os.environ.get("RANK", 0))
+    return int(os.environ.get("RANK") or 0)
 
 
 def local_rank() -> int:
     """The number of this process on its machine; also that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return int(os.environ.get("LOCAL_RANK") or 0)
 
 
 def is_rank_zero() -> bool:

@@ -4,6 +4,7 @@ With several processes, only rank 0 prints.
 """
 
 import contextlib
+import os
 import sys
 import time
 import traceback
@@ -47,8 +48,11 @@ def say(message: str) -> None:
     """Print a line on standard output, without breaking a bar, and write it to the logs."""
     message = "".join(_labels) + message
     if processes.is_rank_zero():
-        tqdm.write(message, file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(message, file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read along has left (`| head`); the work goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     _write(message)
 
 

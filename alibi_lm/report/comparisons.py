@@ -34,7 +34,8 @@ class Study:
     split: str
     tokenizer: str
     settings: str
-    recipe: str  # stands for the settings and the text
+    recipe: str  # stands for the settings and the text that was trained on
+    text: str = ""  # hash of the text that was read
 
     @property
     def title(self) -> str:
@@ -168,7 +169,8 @@ def _curves(results: Sequence[Result]) -> Iterable[Curve]:
         if row.status != COMPLETE:
             curve.unscored[row.eval_length] = row
             continue
-        metrics = {name: float(getattr(row, name)) for name in METRICS if hasattr(row, name)}
+        found = ((name, getattr(row, name, None)) for name in METRICS)
+        metrics = {name: float(value) for name, value in found if value is not None}
         seeds = curve.points.setdefault(row.eval_length, {})
         if row.seed in seeds:
             _check_same_run(seeds[row.seed].row, row)
@@ -177,7 +179,8 @@ def _curves(results: Sequence[Result]) -> Iterable[Curve]:
 
 
 def _group(row: Row) -> Comparison:
-    study = Study(row.dataset, row.split, row.tokenizer, row.settings, row.recipe)
+    settings = row.settings
+    study = Study(row.dataset, row.split, row.tokenizer, settings, row.recipe, row.data_hash)
     return Comparison(study, row.measurement.protocol.at_any_length())
 
 
@@ -222,10 +225,15 @@ def titles(studies: Iterable[Study]) -> dict[Study, str]:
         if shared[study.title] > 1:
             mine = study.settings.split()
             differ = [w for w in mine if not all(w in o.settings.split() for o in same)]
-            named[study] += ", " + (" ".join(differ) or "another text")
-    # What settings do not tell apart, the hash does.
-    again = Counter(named.values())
-    return {s: name if again[name] == 1 else f"{name}, {s.recipe}" for s, name in named.items()}
+            keys = {w.partition("=")[0]: None for o in same for w in o.settings.split()}
+            absent = [f"default {k}" for k in keys if not any(w.startswith(k + "=") for w in mine)]
+            named[study] += ", " + (" ".join(differ or absent) or "another text")
+    # What settings do not tell apart, a hash does: that of the recipe, or of the text.
+    for of in ("recipe", "text"):
+        again = Counter(named.values())
+        told = {study: f"{name}, {getattr(study, of)[:8]}" for study, name in named.items()}
+        named = {s: name if again[name] == 1 else told[s] for s, name in named.items()}
+    return named
 
 
 def several_seeds(curves: Sequence[Curve]) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alibi_lm.attention import BACKEND_MEANING, BACKENDS
+from alibi_lm.data.corpus import DataConfig
 from alibi_lm.evaluation.protocols import EvaluationConfig, Measurement
 from alibi_lm.evaluation.rows import COMPLETE, OUT_OF_MEMORY, REFUSED, Result, Row, metrics
 from alibi_lm.evaluation.score import Subject, TokenLosses, reader, score
@@ -23,7 +24,7 @@ from alibi_lm.machine.names import DEVICE_MEANING, DEVICES
 from alibi_lm.machine.progress import bar, logged, say
 from alibi_lm.machine.provenance import commit
 from alibi_lm.positions import Position
-from alibi_lm.runs.folder import Run
+from alibi_lm.runs.folder import Run, RunFolder
 from alibi_lm.runs.readings import build_reading
 from alibi_lm.runs.train import build_model
 from alibi_lm.settings import out_of_bounds, setting
@@ -42,10 +43,16 @@ class EvaluateConfig:
     """Evaluation of a trained run."""
 
     run: str = setting("", "folder of the trained run")
+    data: DataConfig | None = setting(
+        None, "text to read; null: that of the run. Its tokenizer is the run's"
+    )
     evaluation: EvaluationConfig = setting(EvaluationConfig, "the evaluation")
     device: str = setting("auto", DEVICE_MEANING, choices=DEVICES)
     backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
     cache: str | None = setting(None, "folder for token files; null: that of the run")
+    output: str | None = setting(
+        None, "folder to which rows are written, as OUTPUT/runs/NAME; null: the run's own"
+    )
     tracking: EvaluateTrackingConfig = setting(EvaluateTrackingConfig, "what W&B gets")
 
     def problems(self) -> list[str]:
@@ -57,27 +64,42 @@ class EvaluateConfig:
 
 
 def evaluate_run(
-    run: Run, wanted: list[Measurement], tracker: Tracker = NO_TRACKING
+    run: Run,
+    wanted: list[Measurement],
+    tracker: Tracker = NO_TRACKING,
+    rows: RunFolder | None = None,
 ) -> list[Result]:
     """The wanted results of a trained run; only those that it lacks are computed.
 
-    Where memory ran out before, it is tried again.
+    Where memory ran out before, it is tried again. rows: the folder that gets rows and losses, if
+    not the run's own, which then is only read.
     """
     processes.init()
-    with run.lock(), logged(run.log):
-        there = processes.on_rank_zero(run.results)
-        done = (COMPLETE, REFUSED)
-        missing = [m for m in wanted if m not in there or there[m].row.status not in done]
-        for split in dict.fromkeys(measurement.split for measurement in missing):
-            there |= _add_results(run, split, [m for m in missing if m.split == split], tracker)
-        if not missing:
-            say(f"{run.path} is already evaluated")
-        tracker.results([result.row for result in there.values()])
+    rows = run if rows is None else rows
+
+    def results() -> dict[Measurement, Result]:
+        return run.results() | rows.results()
+
+    there = processes.on_rank_zero(results)
+    if any(_lacks(there, measurement) for measurement in wanted):
+        with rows.lock(), logged(rows.log):
+            there = processes.on_rank_zero(results)  # another command may have been at work
+            missing = [measurement for measurement in wanted if _lacks(there, measurement)]
+            for split in dict.fromkeys(measurement.split for measurement in missing):
+                these = [m for m in missing if m.split == split]
+                there |= _add_results(run, split, these, tracker, rows)
+    else:
+        say(f"{run.path} is already evaluated")
+    tracker.results([result.row for result in there.values()])
     return [there[measurement] for measurement in wanted]
 
 
+def _lacks(there: dict[Measurement, Result], measurement: Measurement) -> bool:
+    return measurement not in there or there[measurement].row.status not in (COMPLETE, REFUSED)
+
+
 def _add_results(
-    run: Run, name: str, missing: list[Measurement], tracker: Tracker
+    run: Run, name: str, missing: list[Measurement], tracker: Tracker, rows: RunFolder
 ) -> dict[Measurement, Result]:
     config = run.config
     device = resolve_device(config.device)
@@ -87,7 +109,7 @@ def _add_results(
     run.load_weights(model)
     split = run.data.split(name)
     facts = _facts(run) | {"n_parameters": model.n_parameters, "device": device.type}
-    facts |= {"words": split.words, "bytes": split.bytes}
+    facts |= {"words": split.words, "bytes": split.bytes, "lost": split.lost}
     reads = sum(m.protocol.n_read(split.tokens) for m in missing)
     added = {}
     trained = model.position
@@ -119,7 +141,7 @@ def _add_results(
                 dtype=measurement.dtype,
                 changes=measurement.changes,
                 tokens=protocol.n_scored(split.tokens),
-                **metrics(loss, split.tokens, split.words, split.bytes)._asdict(),
+                **metrics(loss, split.tokens, split.words, split.bytes, split.lost)._asdict(),
                 nonfinite=0 if losses is None else int((~np.isfinite(losses)).sum()),
                 status=found.status,
                 reason=found.reason,
@@ -131,7 +153,7 @@ def _add_results(
                 why = found.reason or f"after {found.seconds:.0f} s"
                 say(f"{measurement.label}: {found.status}, {why}; continuing")
             if processes.is_rank_zero():
-                added[measurement] = run.add_result(row, losses)
+                added[measurement] = rows.add_result(row, losses)
             tracker.result(row)
     return processes.on_rank_zero(lambda: added)
 

@@ -2,6 +2,7 @@
 
     config.yaml  manifest.json  metrics.jsonl  log.txt
     checkpoints/                 while it is trained
+    tokenizer.json               what made its tokens
     model.safetensors            once it is trained
     results.jsonl  losses/*.npy  what it scored
     failed.txt                   why it stopped, if it failed
@@ -14,9 +15,10 @@ included, not where it lies), so the same settings find the same run again.
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,13 @@ from torch import Tensor, nn
 from yaml import YAMLError
 
 from alibi_lm.config import Config, from_dict, to_dict
-from alibi_lm.data.tokens import TokenizedCorpus, prepare
+from alibi_lm.data.corpus import DataConfig
+from alibi_lm.data.tokens import TokenizedCorpus, find_tokenizer, prepare
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.protocols import Measurement
 from alibi_lm.evaluation.rows import Result, Row, append_row, losses_file, read_results
 from alibi_lm.machine import processes
-from alibi_lm.machine.files import remove_partial_files, write_atomically
+from alibi_lm.machine.files import folder_name, remove_partial_files, write_atomically
 from alibi_lm.machine.progress import say
 from alibi_lm.positions import SCHEMES
 from alibi_lm.runs.identity import Identity, identify
@@ -42,6 +45,7 @@ from alibi_lm.tracking import Described
 from alibi_lm.training.checkpoint import load_weights, read_weights
 
 DICTIONARY = "dict.txt"  # in the folder of a run that was converted: its words
+RESTORE = "restore its config.yaml and the text that it was trained on, or train it again"
 OTHER_FOLDER = "choose another name (run=NAME) or remove the folder"
 
 
@@ -60,6 +64,11 @@ class RunFolder:
     def is_trained(self) -> bool:
         """Whether training is complete."""
         return self.weights.exists()
+
+    @property
+    def tokenizer(self) -> Path:
+        """What made its tokens; runs of earlier versions have no such file."""
+        return self.path / "tokenizer.json"
 
     @property
     def curve(self) -> Path:
@@ -90,6 +99,10 @@ class RunFolder:
         if not processes.is_rank_zero():
             yield
             return
+        if not os.access(self.path, os.W_OK):
+            raise UserError(
+                f"{self.path} cannot be written; evaluate.py output=FOLDER puts rows elsewhere"
+            )
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=1)
@@ -160,6 +173,8 @@ class RunFolder:
             tokenizer, dictionary = values.get("tokenizer"), self.path / DICTIONARY
             if isinstance(tokenizer, dict) and dictionary.exists():  # wherever the folder is now
                 tokenizer["dictionary"] = str(dictionary)
+            if isinstance(tokenizer, dict) and not Path(tokenizer.get("path", ".")).exists():
+                tokenizer["path"] = str(self.tokenizer)  # the user's own file has gone
             return from_dict({str(key): value for key, value in values.items()})
         except (OSError, YAMLError, OmegaConfBaseException, UserError) as error:
             reason = "; ".join(str(error).splitlines())
@@ -179,6 +194,7 @@ class Run(RunFolder):
         if not (there := self.manifest()):
             return False
         _compare(self.path, there.get("identity", {}), self.identity.values, OTHER_FOLDER)
+        _check_tokens(self.path, there, self.data)
         return True
 
     def create(self) -> None:
@@ -191,7 +207,19 @@ class Run(RunFolder):
                 write_atomically(self.path / "config.yaml", config)
                 words = {"settings", "variant", "recipe"}
                 rows = {key: value for key, value in asdict(self.identity).items() if key in words}
-                self.update_manifest(identity=self.identity.values, rows=rows)
+                write_atomically(self.tokenizer, self.data.tokenizer_file.read_bytes())
+                facts = {"rows": rows, "tokens_hash": self.data.tokens_hash}
+                self.update_manifest(identity=self.identity.values, **facts)
+
+    def elsewhere(self, output: str | None) -> RunFolder:
+        """The folder of another output that gets its rows; itself if that is None."""
+        if output is None:
+            return self
+        folder = RunFolder(Path(output) / "runs" / self.path.resolve().name)
+        if folder.path.resolve() != self.path.resolve() and folder.manifest():
+            raise UserError(f"output: given {output}, but {folder.path} is a run of its own")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def described(self) -> Described:
         """How W&B describes it."""
@@ -213,7 +241,8 @@ def new_run(config: Config, data: TokenizedCorpus, source: str | None = None) ->
     """The run of these settings on this text; touches no file. source: see `identify`."""
     identity = identify(config, data, source)
     # For people the first words, for machines the hash.
-    words = (data.name, config.position.kind, f"L{config.train_length}", f"s{config.seed}")
+    text = folder_name(data.name)
+    words = (text, config.position.kind, f"L{config.train_length}", f"s{config.seed}")
     name = config.run or "-".join((*words, identity.hash))
     return Run(Path(config.output) / "runs" / name, config, data, identity)
 
@@ -233,20 +262,56 @@ def open_folder(path: Path) -> RunFolder:
     return folder
 
 
-def load_run(path: Path, cache: str | None = None) -> Run:
+def load_run(path: Path, cache: str | None = None, text: DataConfig | None = None) -> Run:
     """A trained run from its folder, with its text. Its rows say of it what its manifest says.
 
-    cache: where token files are, if not where the run says. A UserError if it is not a trained
-    run, or was trained with other settings or another text.
+    cache: where token files are, if not where the run says. text: what to read instead of the text
+    that it was trained on, with the tokenizer that it was trained with. A UserError if it is not a
+    trained run, or was trained with other settings or another text.
     """
     folder = open_folder(path)
     config, manifest = folder.read_config(), folder.manifest()
-    data = prepare(config.data, config.tokenizer, Path(cache or config.cache))
-    there = manifest.get("identity", {})
-    now = identify(config, data, there.get("source"))
-    advice = "restore its config.yaml and the text that it was trained on, or train it again"
-    _compare(path, there, now.values, advice)
+    tokens, there = Path(cache or config.cache), manifest.get("identity", {})
+    if text is not None:
+        data = _other_text(folder, config, text, tokens, there)
+    else:
+        try:
+            data = prepare(config.data, config.tokenizer, tokens)
+        except UserError as error:
+            hint = "; a run's text that has moved is given as in training, with data="
+            raise UserError(f"{error}{hint}") from error
+        now = identify(config, data, there.get("source"))
+        _compare(path, there, now.values, RESTORE)
+        _check_tokens(path, manifest, data)
     return Run(path, config, data, Identity(there, **manifest.get("rows", {})))
+
+
+def _other_text(
+    folder: RunFolder, config: Config, text: DataConfig, tokens: Path, there: dict[str, Any]
+) -> TokenizedCorpus:
+    """Another text, or the run's own from another place, by the run's tokenizer."""
+    made: Path | None = folder.tokenizer
+    if not folder.tokenizer.exists():  # a run of an earlier version: it is with its token files
+        made = find_tokenizer(tokens, there["tokenizer_hash"])
+    data = prepare(text, config.tokenizer, tokens, made)
+    if data.tokenizer_hash != there["tokenizer_hash"]:
+        raise UserError(
+            f"{folder.path} does not hold its tokenizer, and {tokens} has no token files of it; "
+            "evaluate it on its own text once, or name the folder that has them: cache=FOLDER"
+        )
+    return replace(data, name=config.data.name) if data.hash == there["data_hash"] else data
+
+
+def _check_tokens(path: Path, manifest: dict[str, Any], data: TokenizedCorpus) -> None:
+    """Refuse tokens that are not those that the run was trained on, though text and tokenizer are.
+
+    Another version of the tokenizers library may give such. Runs of earlier versions do not say.
+    """
+    if manifest.get("tokens_hash", data.tokens_hash) != data.tokens_hash:
+        raise UserError(
+            f"run folder {path} was trained on other tokens of the same text; install the version "
+            "of tokenizers that requirements.txt names, or remove the token files in the cache"
+        )
 
 
 def _compare(path: Path, there: dict[str, Any], here: dict[str, Any], advice: str) -> None:

@@ -7,7 +7,7 @@ from alibi_lm.errors import UserError
 
 
 def split(n: int) -> Split:
-    return Split(np.arange(n + 1, dtype=np.uint16), words=n, bytes=n)
+    return Split(np.arange(n + 1, dtype=np.uint16), words=n, bytes=n, lost=0.0)
 
 
 def test_targets_are_inputs_one_later() -> None:

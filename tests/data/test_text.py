@@ -39,6 +39,35 @@ def test_held_out_is_the_end_of_each_file(tmp_path: Path) -> None:
         assert held_out.startswith("line 15")
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone two\n")
+    (tmp_path / "b.txt").write_text("three\n")
+    found = documents(TextConfig(train=[str(tmp_path / "a.txt")], test=[str(tmp_path / "b.txt")]))
+    assert found["train"] == ["one two\n"]
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf")
+    (line,) = problems(TextConfig(train=[str(tmp_path / "a.txt")]))
+    assert "is empty" in line
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_encodings_that_pass_for_utf_8(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes("plain English\n".encode(encoding))
+    (line,) = problems(TextConfig(train=[str(tmp_path / "a.txt")]))
+    assert f"looks like {encoding[:6].upper()}; convert it first, e.g. iconv -f" in line
+
+
+def test_the_same_text_under_two_names(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one text\n")
+    (tmp_path / "b.txt").write_text("another text\n")
+    (tmp_path / "copy.txt").write_text("one text\n")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    a, b, copy, link = (str(tmp_path / f"{name}.txt") for name in ("a", "b", "copy", "link"))
+    for twin in (copy, link):
+        (line,) = problems(TextConfig(train=[a, b], validation=[twin]))
+        assert line == f"data.validation: {twin} is also in data.train: {a} is the same text"
+    assert documents(TextConfig(train=[a, link], validation=[b]))["train"] == ["one text\n"]
+
+
 def problems(config: TextConfig) -> list[str]:
     with pytest.raises(SettingsError) as caught:
         load_text(config)

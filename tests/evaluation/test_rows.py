@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from alibi_lm.evaluation.rows import (
     append_row,
     csv_text,
     losses_file,
+    metrics,
     read_results,
     read_rows,
     write_csv,
@@ -45,6 +47,50 @@ def test_nothing_is_lost(tmp_path: Path, suffix: str) -> None:
     assert first == ROW
     assert math.isnan(second.loss)
     assert dataclasses.replace(second, loss=0.0) == dataclasses.replace(BROKEN, loss=0.0)
+
+
+def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Since the first one, columns were added; where there were none, there was one meaning."""
+    added = ["status", "window", "variant", "settings", "sample", "changes", "identity", "reason"]
+    added += ["prefix_consistent", "lost"]
+    values = {k: v for k, v in dataclasses.asdict(ROW).items() if k not in added}
+    (tmp_path / "a.jsonl").write_text(json.dumps(values) + "\n")
+    (tmp_path / "a.csv").write_text(
+        f"{','.join(values)}\n{','.join(map(str, values.values()))}\n".replace("None", "")
+    )
+    for name in ("a.jsonl", "a.csv"):
+        (row,) = read_rows(tmp_path / name, Row, "results")
+        assert (row.status, row.window, row.variant, row.settings) == ("complete", None, "", "")
+        assert (row.ppl, row.lost) == (ROW.ppl, None)
+
+
+def test_rows_that_went_through_a_spreadsheet(tmp_path: Path) -> None:
+    text = csv_text([ROW, BROKEN])
+    path = tmp_path / "results.csv"
+    path.write_text(text.replace("True", "TRUE").replace("False", "FALSE"), encoding="utf-8-sig")
+    first, second = read_rows(path, Row, "results")
+    assert (first, second.dirty) == (ROW, True)
+    for other, said in [
+        (text.replace(",", ";"), "no column position; save it with commas between columns"),
+        (text.replace("eval_length", "length", 1), "no column eval_length; it has position"),
+        (text.replace("window", "windows", 1), "this version knows no column 'windows'"),
+        (text.replace("3.25", "3,25"), "column"),
+        (text.replace("complete,", "complete,x", 1), "column window holds 'x'"),
+    ]:
+        path.write_text(other)
+        with pytest.raises(UserError, match="does not hold rows of results: ") as caught:
+            read_rows(path, Row, "results")
+        assert said in str(caught.value)
+
+
+def test_a_metric_of_another_text_is_left_empty(tmp_path: Path) -> None:
+    assert metrics(2.0, 10, 5, 40)[2:] == (math.exp(4.0), 20 / math.log(2) / 40)
+    values = metrics(2.0, 10, 5, 40, lost=0.01)
+    assert values == (2.0, math.exp(2.0), None, None)
+    row = dataclasses.replace(ROW, lost=0.01, **values._asdict())
+    for name in ("rows.csv", "rows.jsonl"):
+        {"csv": write_csv, "jsonl": write_jsonl}[name[5:]](tmp_path / name, [row])
+        assert read_rows(tmp_path / name, Row, "results") == [row]
 
 
 def test_a_run_folder_is_read_by_its_results(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from samples import outcome
 from alibi_lm.runs.folder import load_run
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
+)
 def test_asked_to_stop_a_training_keeps_its_state_and_goes_on_later(
     fork: Fork, on_text: list[str], tmp_path: Path, number: int, status: int
 ) -> None:
@@ -36,7 +39,7 @@ def test_asked_to_stop_a_training_keeps_its_state_and_goes_on_later(
     assert "Traceback" not in errors
     assert len(list((folder / "checkpoints").iterdir())) == 1
 
-    if number == signal.SIGTERM:
+    if number == signal.SIGHUP:
         again = start("run=stopped")
         said, errors = again.communicate(timeout=60)
         assert again.returncode == 0, errors

@@ -95,11 +95,49 @@ def test_a_result_whose_telling_a_kill_prevented_is_told_later(offline: Config) 
     run = work(offline, [16])
     time.sleep(1.1)
     kept = json.loads((run.path / "tracking.json").read_text())
-    assert kept["told"] == [f"validation-nonoverlapping-16-{run.data.hash[:8]}"]
+    assert list(kept["results"]) == [f"validation-nonoverlapping-16-{run.data.hash[:8]}"]
     evaluated(run, EvaluationConfig(lengths=[16, 40]))
     work(offline, [16, 40])
     history = read(run.path)["history"]
     assert [line[LENGTH] for line in history if LENGTH in line] == [16, 40]
+
+
+def test_a_result_that_is_another_one_is_told_again(offline: Config) -> None:
+    """Memory ran out, say, and then it did not; or another version of the code computed it."""
+    run = work(offline, [16, 40])
+    time.sleep(1.1)
+    rows = [result.row for result in run.results().values()]
+    slower = [replace(row, seconds=9.0, commit="abc") for row in rows]
+    other = [slower[0], replace(slower[1], ppl=1.25)]
+    for results in (slower, other, other):
+        with track(offline.tracking, run.path, run.described()) as tracker:
+            tracker.results(results)
+        time.sleep(1.1)
+    history = read(run.path)["history"]
+    assert [line[PPL] for line in history if LENGTH in line] == [*(r.ppl for r in rows), 1.25]
+    assert len([line for line in history if "results.path" in line]) == 2
+
+
+def test_under_wandb_agent_each_run_folder_has_its_own_run(
+    offline: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    for config in (offline, replace(offline, seed=1)):
+        run = work(config, [16])
+        kept = json.loads((run.path / "tracking.json").read_text())
+        ((told, _),) = read(run.path)["runs"]
+        assert told.run_id == kept["id"] != "abc"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")]
+)
+def test_wandbs_own_variables_switch_it_off(
+    offline: Config, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert not (work(offline, [16]).path / "tracking.json").exists()
 
 
 def test_a_member_after_one_that_wandb_failed_has_a_run_of_its_own(

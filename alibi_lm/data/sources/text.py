@@ -1,6 +1,7 @@
 """A corpus of the user's own text files: one document a file, UTF-8."""
 
 import glob
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from pathlib import Path
 from alibi_lm.data.corpus import SOURCES, Corpus, DataConfig, Documents
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.settings import setting
+
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+MOST_NULS = 0.1  # share of the bytes
 
 
 @dataclass
@@ -48,12 +52,7 @@ def load_text(config: TextConfig) -> Corpus:
     wanted = {"train": config.train, "validation": config.validation, "test": config.test}
     problems: list[str] = []
     files = {split: _expand(split, given, problems) for split, given in wanted.items() if given}
-    seen: dict[Path, str] = {}
-    for split, paths in files.items():
-        for path in paths:
-            if (other := seen.setdefault(path.resolve(), split)) != split:
-                problems.append(f"data.{split}: {path} is also in data.{other}")
-    if problems:
+    if problems or (problems := _in_two_splits(files)):
         raise SettingsError(problems)
     if config.held_out:
         # A cut leaves both parts non-empty or is refused before anything is tokenized.
@@ -75,11 +74,20 @@ def load_text(config: TextConfig) -> Corpus:
 
 
 def read(path: Path) -> str:
-    """The text of a UTF-8 file; errors name the file and, if undecodable, the byte."""
+    """The text of a UTF-8 file, less a byte order mark; errors name the file and what is wrong."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    # UTF-16 of plain English is valid UTF-8 too: every other character is NUL.
+    if content.startswith(UTF16_MARKS) or content.count(0) > MOST_NULS * len(content):
+        width = 32 if content.count(0) > len(content) / 2 else 16
+        raise UserError(
+            f"{path} is not UTF-8 text but looks like UTF-{width}; convert it first, e.g. "
+            f"iconv -f utf-{width} -t utf-8"
+        )
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset "
@@ -111,9 +119,24 @@ def _expand(split: str, given: list[str], problems: list[str]) -> list[Path]:
             only = f"is a folder; give {pattern}/*" if Path(pattern).is_dir() else "matches no file"
             problems.append(f"data.{split}: {pattern} {only}")
         paths.update(found)
-    for path in sorted(paths):
+    once = {path.resolve(): path for path in sorted(paths, reverse=True)}
+    for path in sorted(once.values()):
         try:
             read(path)
         except UserError as error:
             problems.append(f"data.{split}: {error}")
-    return sorted(paths)
+    return sorted(once.values())
+
+
+def _in_two_splits(files: dict[str, list[Path]]) -> list[str]:
+    """A line for each file of a split whose text is another split's too, under whatever name."""
+    problems: list[str] = []
+    seen: dict[bytes, tuple[str, Path]] = {}
+    for split, paths in files.items():
+        for path in paths:
+            digest = hashlib.sha256(path.read_bytes()).digest()
+            other, twin = seen.setdefault(digest, (split, path))
+            if other != split:
+                same = "" if twin == path else f": {twin} is the same text"
+                problems.append(f"data.{split}: {path} is also in data.{other}{same}")
+    return problems
