@@ -5,9 +5,9 @@ import inspect
 import io
 import os
 import re
+import runpy
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -22,23 +22,47 @@ from yaml import YAMLError
 
 from alibi_lm.config import Config, from_hydra, register_schema
 from alibi_lm.errors import SettingsError, UserError
-from alibi_lm.machine import processes
+from alibi_lm.machine import installation, processes
 from alibi_lm.machine.interruption import Interrupted, listen
 from alibi_lm.machine.memory import is_out_of_memory
 from alibi_lm.machine.plugins import FAILURES
 from alibi_lm.settings import REGISTRIES, explain_value, unknown, walk
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = installation.folder("configs")
 # Exit statuses; 128 + the signal's number if the process was asked to stop.
 FAILED = 1  # some runs of a sweep failed, or a reproduction differs; also a traceback
 USAGE_ERROR = 2
 LAUNCHERS = (
     "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
 )
+PROGRAM = "alibi-lm"
+_installed = False  # whether that was called, rather than `python scripts/...`
 HYDRA_USAGE = ("Only one of --", "The --", "File ")  # how its ValueErrors on options begin
 T = TypeVar("T")
 # The words that ask for a member of a sweep, and what composes it.
 Composed = tuple[list[str], Callable[[], DictConfig]]
+
+
+def main() -> None:
+    """`alibi-lm sweep ...` is `python scripts/sweep.py ...` where the project is installed."""
+    global _installed
+    _installed = True
+    scripts = {path.stem: path for path in sorted(installation.folder("scripts").glob("*.py"))}
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(f"{PROGRAM} COMMAND [key=value ...]; COMMAND --help says more.")
+        print(f"commands: {', '.join(scripts)}")
+    elif name not in scripts:
+        _print_error(f"error: {unknown('command', name, list(scripts))}")
+        sys.exit(USAGE_ERROR)
+    else:
+        del sys.argv[1]
+        runpy.run_path(str(scripts[name]), run_name="__main__")
+
+
+def start_of(script: str) -> list[str]:
+    """The words that start a script, as the user would type them after `python` or a launcher."""
+    return [PROGRAM, script] if _installed else [f"scripts/{script}.py"]
 
 
 class FailedError(Exception):
@@ -245,6 +269,8 @@ def _scaled() -> str:
 def help_text(doc: str, kind: type[Any]) -> str:
     """The script's docstring, the choices of each group, and every setting with its meaning."""
     names = {field.name for field in dataclasses.fields(kind)}
+    if _installed:
+        doc = re.sub(r"python scripts/(\w+)\.py", rf"{PROGRAM} \1", doc)
     lines = [inspect.cleandoc(doc), ""]
     if choices := _choices(names):
         lines += ["choices (group=choice), defaults in brackets:", *choices, ""]

@@ -142,8 +142,12 @@ def schema(kind: type[Any]) -> DictConfig:
 
 
 def register_schema(kind: type[Any]) -> None:
-    """Tell Hydra the types, so that it refuses what does not fit while it composes."""
-    ConfigStore.instance().store(name="schema", node=schema(kind))
+    """Tell Hydra the types, so that it refuses what does not fit, and what can be chosen."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=schema(kind))
+    for group, registry in REGISTRIES.items():
+        for name, node in registry.nodes.items():
+            store.store(group=group, name=name, node=node)
 
 
 ConfigT = TypeVar("ConfigT")

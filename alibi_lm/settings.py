@@ -14,8 +14,6 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
-
 T = TypeVar("T")
 # OmegaConf's types in a user's words.
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -94,15 +92,19 @@ class Registry:
                 raise ValueError(f"the default of {self.group} '{name}': {problems[0]}")
             settings.kind = name
             self.settings[name] = settings
-            ConfigStore.instance().store(group=self.group, name=name, node=settings)
             return settings
 
         return keep
 
     @property
+    def nodes(self) -> dict[str, Any]:
+        """All that can be chosen by name, with the settings or the class of settings of each."""
+        return dict(self.settings)
+
+    @property
     def choices(self) -> list[str]:
-        """All that can be chosen by name."""
-        return list(self.settings)
+        """The names of all that can be chosen."""
+        return list(self.nodes)
 
     def build(self, settings: Any, *arguments: Any) -> Any:
         """Call what is registered for the settings' kind with them."""

@@ -1,12 +1,12 @@
 """What a corpus is: named splits of documents; and how its text is counted.
 
-A source (`stdlib`, `text`, `wikitext`) is one file: its settings, and a function that turns them
-into a `Corpus`.
+A source (`stdlib`, `text`, `wikitext`, `hub`) is one file: its settings, and a function that turns
+them into a `Corpus`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from alibi_lm.settings import Registry, setting
 
@@ -39,13 +39,16 @@ class Corpus:
     """Splits of documents. A split that the source does not have is missing from the mapping.
 
     words: of each split, where the data set is one whose counts are known; types: its distinct
-    words. A text of its name must have as many.
+    words. A text of its name must have as many. fixed_by: what decides the text, so that it need
+    not be read to know whether it is the same, such as a revision; None: only the text itself.
     """
 
     name: str
-    splits: dict[str, Documents]
+    splits: Mapping[str, Documents]
     words: dict[str, int] | None = None
     types: int | None = None
+    revision: str | None = None
+    fixed_by: list[Any] | None = None
 
 
 def lines(document: str) -> list[str]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,9 +37,10 @@ from alibi_lm.data.tokenizers import (
 )
 from alibi_lm.errors import UserError
 from alibi_lm.machine.files import folder_name, naming, sync_folder, write_atomically
-from alibi_lm.machine.progress import bar
+from alibi_lm.machine.progress import bar, say
 
 PATHS = ("path", "dictionary")  # of a tokenizer: what lies there decides, not where
+WORTH_SAYING = 0.001  # share of a split: every corpus has its empty files
 FORMAT = 2  # raise it when the same text would be written differently
 
 
@@ -144,9 +146,9 @@ def _locate(
 ) -> tuple[Corpus, dict[str, SplitCounts], Path]:
     """The corpus, its counts, and the folder of its token files."""
     corpus = SOURCES.build(data)
-    if not corpus.splits:
+    counts = _counts(corpus, cache)
+    if not counts:
         raise UserError(f"data: no text given for any split of {corpus.name}")
-    counts = {split: _count(corpus, split) for split in corpus.splits}
     fingerprint = tokenizer.fingerprint() if made is None else _digest(made.read_bytes())
     key = _hash(
         [
@@ -160,6 +162,19 @@ def _locate(
     )
     name = f"{folder_name(corpus.name)}-{tokenizer.kind}-{key[:12]}"
     return corpus, counts, (cache / name).absolute()
+
+
+def _counts(corpus: Corpus, cache: Path) -> dict[str, SplitCounts]:
+    """What each split holds; a text that is fixed by something else is read for it only once."""
+    if corpus.fixed_by is None:
+        return {split: _count(corpus, split) for split in corpus.splits}
+    kept = cache / "counts" / f"{_hash(corpus.fixed_by)[:16]}.json"
+    if kept.exists():
+        return {split: SplitCounts(**c) for split, c in json.loads(kept.read_text()).items()}
+    counts = {split: _count(corpus, split) for split in corpus.splits}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, json.dumps({split: asdict(c) for split, c in counts.items()}) + "\n")
+    return counts
 
 
 def _count(corpus: Corpus, split: str) -> SplitCounts:
@@ -200,11 +215,14 @@ def _build(
         end = end_id(tokenizer, config.end_token())
         vocab_size = count_ids(tokenizer)
         dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-        splits = {}
-        for split, documents in corpus.splits.items():
+        splits: dict[str, dict[str, Any]] = {}
+        twins = Twins()
+        # Training text comes last: of the others it is known by then what they hold.
+        for split in sorted(corpus.splits, key="train".__eq__):
+            documents = twins.noting(split, corpus.splits[split]())
             parts, lost = [np.array([end], dtype)], 0
             with bar(total=counts[split].bytes, unit="B", desc=f"tokenize {split}") as progress:
-                for encoded in encode(tokenizer, documents(), end, config):
+                for encoded in encode(tokenizer, documents, end, config):
                     parts.append(encoded.ids.astype(dtype))
                     lost += encoded.lost
                     progress.update(encoded.size)
@@ -218,8 +236,17 @@ def _build(
                 "lost": lost / counts[split].bytes,
                 "tokens_sha256": _digest(stream.data),
             }
+        for split, size in twins.found.items():
+            splits[split]["in_train"] = share = size / counts[split].bytes
+            if share >= WORTH_SAYING:
+                say(
+                    f"warning: documents with {share:.1%} of the {split} split's bytes are in the "
+                    "train split too, so its losses say less of text that the model has not seen"
+                )
+        splits = {split: splits[split] for split in corpus.splits}
         manifest = {
             "name": corpus.name,
+            "revision": corpus.revision,
             "hash": _hash([asdict(count) for count in counts.values()]),
             "tokenizer": config.kind,
             "tokenizer_hash": _hash(tokenizer.to_str()),
@@ -233,6 +260,26 @@ def _build(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+class Twins:
+    """Finds documents of other splits that are in the training split too."""
+
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()  # bytes, by split
+        self._others: dict[bytes, tuple[str, int]] = {}
+
+    def noting(self, split: str, documents: Iterable[str]) -> Iterator[str]:
+        """The documents of a split as they are; of the training split, those of all others."""
+        for document in documents:
+            content = document.encode()
+            digest = hashlib.sha256(content).digest()[:16]
+            if split != "train":
+                self._others[digest] = (split, len(content))
+            elif digest in self._others:
+                of, size = self._others.pop(digest)
+                self.found[of] += size
+            yield document
 
 
 def _check_types(corpus: Corpus, config: TokenizerConfig, tokenizer: tokenizers.Tokenizer) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
 from alibi_lm.attention import NO_BIAS, Bias, Circumstances, Form, Needs, unsupported
@@ -54,12 +53,11 @@ class Schemes(Registry):
         if name in self.settings or name in self.named:
             raise ValueError(f"position '{name}' is registered already")
         self.named[name] = Named(settings, title)
-        ConfigStore.instance().store(group=self.group, name=name, node=settings)
 
     @property
-    def choices(self) -> list[str]:
-        """All that can be chosen by name."""
-        return [*super().choices, *self.named]
+    def nodes(self) -> dict[str, Any]:
+        """All that can be chosen by name, with the settings or the class of settings of each."""
+        return super().nodes | {name: named.settings for name, named in self.named.items()}
 
 
 SCHEMES = Schemes("position")

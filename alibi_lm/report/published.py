@@ -12,15 +12,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from alibi_lm.evaluation.protocols import protocol_named
+from alibi_lm.machine import installation
 from alibi_lm.report.comparisons import Comparison, Curve, Point, Study, in_order
 
 SOURCE = "Press et al. 2022"
 WIKITEXT = f"wikitext103 ({SOURCE})"
 TOKENS = "the paper's"  # words of WikiText, pieces of words elsewhere
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+EXPERIMENTS = installation.folder("experiments")
 SEED = 1  # of every run of the paper
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alibi_lm.cli import FAILED, Composed, FailedError, compose_all, explain
+from alibi_lm.cli import FAILED, Composed, FailedError, compose_all, explain, start_of
 from alibi_lm.config import Config
 from alibi_lm.errors import NonfiniteError, UserError
 from alibi_lm.evaluation.rows import Result
@@ -171,7 +171,11 @@ def commands(members: list[list[str]]) -> list[str]:
     wanted = members
     if all(combination in wanted for combination in combinations):
         wanted = [[f"{key}={','.join(values)}" for key, values in choices.items()]]
-    start = ["python"]
+    start = start_of("sweep")
+    is_script = start[0].endswith(".py")
     if processes.world_size() > 1:
-        start = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
-    return [shlex.join([*start, "scripts/sweep.py", *overrides]) for overrides in wanted]
+        launcher = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
+        start = [*launcher, *([] if is_script else ["--no-python"]), *start]
+    elif is_script:
+        start = ["python", *start]
+    return [shlex.join([*start, *overrides]) for overrides in wanted]

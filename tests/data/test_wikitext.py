@@ -40,7 +40,7 @@ def hub_repository(folder: Path, edition: str) -> Path:
 
 def test_from_a_hub(
     tmp_path: Path,
-    script: Callable[..., CompletedProcess[str]],
+    cold_script: Callable[..., CompletedProcess[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Downloaded in a real process, with the library's own requests, from a server like the hub."""
@@ -57,9 +57,9 @@ def test_from_a_hub(
     arguments = ["prepare", "data=wikitext103", "tokenizer=words"]
     with hub("Salesforce/wikitext", repository) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        refused = script(*arguments)
+        refused = cold_script(*arguments)
         assert any(path.endswith("train-00000-of-00001.parquet") for path in asked)
-        done = script(*arguments, "data.name=small")
+        done = cold_script(*arguments, "data.name=small")
         assert done.returncode == 0, done.stderr
     assert refused.returncode == 2
     assert (

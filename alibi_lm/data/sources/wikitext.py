@@ -4,7 +4,6 @@ From the Hugging Face hub, or from a local folder that holds either the original
 (`wiki.train.tokens` ... or `wiki.train.raw` ...) or parquet files in the hub's layout.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alibi_lm.data.corpus import SOURCES, SPLITS, Corpus, DataConfig, Documents
+from alibi_lm.data.sources.hub import asked
 from alibi_lm.data.sources.text import read
 from alibi_lm.errors import UserError
 from alibi_lm.machine.progress import say
@@ -70,17 +70,12 @@ def _from_hub(edition: str) -> Any:
     import datasets
 
     say(f"asking the Hugging Face hub for {HUB_NAME} ({edition})")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries would be a line each
-    try:
-        return datasets.load_dataset(HUB_NAME, edition)
-    except Exception as error:
-        # The hub client raises many types for one thing: no network, a proxy's refusal, an outage.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"cannot load {HUB_NAME} ({edition}) from the Hugging Face hub: {reason}. Without "
-            "network, give a local copy, data.path=FOLDER with wiki.train.tokens, wiki.valid.tokens"
-            " and wiki.test.tokens or the hub's parquet files, or use data=stdlib or data=text"
-        ) from error
+    return asked(
+        f"{HUB_NAME} ({edition}) from the Hugging Face hub",
+        lambda: datasets.load_dataset(HUB_NAME, edition),
+        "data.path=FOLDER with wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens or the "
+        "hub's parquet files",
+    )
 
 
 def _from_parquet(folder: Path, edition: str) -> Any:
