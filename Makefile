@@ -11,14 +11,14 @@ WORKERS ?= auto
 help:  ## list what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed  ## make the virtual environment and install the pinned requirements
+setup: $(VENV)/.dev  ## make the virtual environment and install what work on the code needs
 
-repro: setup  ## train four schemes at length 64, evaluate them up to 1024, write the report
+repro: $(VENV)/.run  ## train four schemes at length 64, evaluate them up to 1024, write the report
 	$(BIN)/python scripts/sweep.py experiment=quickstart
 
 EXPERIMENTS := extrapolation test_split every_token books large novels
 
-smoke: setup  ## run every experiment of the paper at the smallest scale
+smoke: $(VENV)/.run  ## run every experiment of the paper at the smallest scale
 	for name in $(EXPERIMENTS); do \
 	  $(BIN)/python scripts/sweep.py experiment=$$name scale=smoke tracking=off || exit 1; done
 	$(BIN)/python scripts/benchmark.py experiment=speed scale=smoke
@@ -38,9 +38,14 @@ format: setup  ## rewrite the sources in the project's style
 clean:  ## remove the virtual environment and the caches, keep the outputs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(VENV)/.installed: $(wildcard requirements*.txt) pyproject.toml
+# A stamp for each list of requirements: `make repro` installs what a sweep needs and no more.
+$(VENV)/.run: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "alibi_lm needs Python 3.11 to 3.13; '$(PYTHON)' is $$($(PYTHON) -V). Name another: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -r requirements.txt -r requirements-dev.txt -e .
+	$(BIN)/python -m pip install --progress-bar off -r requirements.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run $(filter-out requirements.txt,$(wildcard requirements*.txt))
+	$(BIN)/python -m pip install --progress-bar off -r requirements.txt -r requirements-dev.txt
 	@touch $@

@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import random
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,23 @@ def cold_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str
         )
 
     return call
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """Mount a folder onto itself so that nobody can write to it."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path) -> None:
+        bind = ["mount", "--bind", str(folder), str(folder)]
+        if shutil.which("mount") is None or subprocess.run(bind, capture_output=True).returncode:
+            pytest.skip("needs the right to mount")
+        mounted.append(folder)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

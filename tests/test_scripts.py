@@ -4,9 +4,12 @@ import csv
 import json
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from conftest import ROOT
 from samples import ROW
 
 from alibi_lm.evaluation.rows import write_csv
@@ -95,6 +98,103 @@ def test_train_then_evaluate_then_report(
     assert other.returncode == 2
     assert other.stderr.startswith("error: run folder out/runs/mine was trained with other")
     assert len(other.stderr.splitlines()) == 1
+
+
+def test_a_run_reads_another_text_its_own_elsewhere_and_writes_elsewhere(
+    script: Script, in_process: Script, text_file: Path, on_text: list[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text(text_file.read_text())
+    on_own = [a.replace(str(text_file), str(own)) for a in on_text]
+    trained = script("train", *on_own, "data.name=owner/name", "output=out")
+    assert trained.returncode == 0, trained.stderr
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    assert folder.name.startswith("owner-name-alibi-")
+    evaluate = ["evaluate", f"run={folder}", "evaluation.lengths=[20]"]
+
+    def rows(output: Path) -> list[tuple[str, str, int]]:
+        lines = (output / "runs" / folder.name / "results.jsonl").read_text().splitlines()
+        found = map(json.loads, lines)
+        return [(row["dataset"], row["split"], row["eval_length"]) for row in found]
+
+    assert in_process(*evaluate).returncode == 0
+    (tmp_path / "other.txt").write_text("quite another text\nof two lines\n" * 30)
+    for name in ("other", "third"):  # two texts of one name are two rows and two tables
+        (tmp_path / f"{name}.txt").write_text(f"quite {name} text\nof two lines\n" * 30)
+        data = ["data=text", f"data.test=[{name}.txt]", "evaluation.split=test", "data.name=x"]
+        other = in_process(*evaluate, *data)
+        assert other.returncode == 0, other.stderr
+    assert rows(tmp_path / "out") == [
+        ("owner/name", "validation", 20), ("x", "test", 20), ("x", "test", 20)
+    ]  # fmt: skip
+    report = in_process("report", "results=[out]", "output=report")
+    assert report.stdout.count("Perplexity per token; x test") == 2
+    lacks = in_process(*evaluate, "data=text", "data.test=[other.txt]")
+    assert lacks.stderr.splitlines()[-1] == (
+        "error: the data set text has no validation split; it has: test"
+    )
+
+    own.rename(tmp_path / "moved.txt")
+    gone = in_process(*evaluate, "evaluation.lengths=[33]")
+    assert gone.returncode == 2
+    assert gone.stderr.endswith("is given as in training, with data=\n")
+    moved = ["data=text", "data.train=[moved.txt]", "data.held_out=0.2"]
+    there = in_process(*evaluate, *moved, "evaluation.lengths=[20,33]")
+    assert there.returncode == 0, there.stderr
+    assert rows(tmp_path / "out")[3:] == [("owner/name", "validation", 33)]
+
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    mine = in_process(*evaluate, *moved, "evaluation.lengths=[20,33,40]", "output=mine")
+    assert mine.returncode == 0, mine.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert rows(tmp_path / "mine") == [("owner/name", "validation", 40)]
+
+
+def test_a_folder_that_cannot_be_written_is_read(
+    script: Script, read_only: Callable[[Path], None], on_text: list[str], tmp_path: Path
+) -> None:
+    """Mounted so; to whoever may do all, rights alone forbid nothing."""
+    arguments = [*on_text, "output=out", "run=mine"]
+    assert script("train", *arguments).returncode == 0
+    evaluate = ["evaluate", "run=out/runs/mine", "evaluation.lengths=[20]"]
+    assert script(*evaluate).returncode == 0
+    read_only(tmp_path / "out")
+    assert script(*evaluate).returncode == 0
+    more = script(*evaluate, "evaluation.lengths=[33]")
+    assert more.returncode == 2
+    assert more.stderr.splitlines()[-1] == (
+        "error: out/runs/mine cannot be written; evaluate.py output=FOLDER puts rows elsewhere"
+    )
+    assert script(*evaluate, "evaluation.lengths=[33]", "output=mine").returncode == 0
+    assert len((tmp_path / "mine/runs/mine/results.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_environment_of_half_a_launcher(
+    in_process: Script, on_text: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("WORLD_SIZE", "two")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            wrong = in_process("train", *on_text, "output=out")
+        assert wrong.returncode == 2
+        assert f"the environment has {name}={value}" in wrong.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_printed_may_have_no_reader(
+    cold_script: Script, on_text: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = cold_script("sweep", *on_text, "seed=0,1", "output=out")
+    assert done.returncode == 0, done.stderr
+    assert "mean of 2 seeds ? half their range" in done.stdout
+    sweep = [sys.executable, str(ROOT / "scripts" / "sweep.py"), *on_text, "output=piped"]
+    with subprocess.Popen(sweep, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1 run\n"
+        process.stdout.close()
+    assert process.returncode == 0
+    assert (tmp_path / "piped" / "report.html").exists()
 
 
 def test_a_length_beyond_the_split_trains_nothing(
@@ -186,7 +286,7 @@ def test_reports_and_pictures_of_what_is_not_there(in_process: Script, tmp_path:
     for arguments, line in (
         (("report", "results=[gone]"), "error: cannot read gone: No such file"),
         (("report", "results=[empty]"), "error: empty holds no results; evaluate its runs"),
-        (("report", "results=[x.csv]"), "error: there are no rows to report on"),
+        (("report", "results=[x.csv]"), "error: x.csv does not hold rows of results: no column"),
         (("bias", "sources=[nome]"), "error: scheme 'nome' does not exist (did you mean none?)"),
         (
             ("bias", "sources=[alibi]", "length=1"),

@@ -39,17 +39,22 @@ def check() -> None:
 
 def world_size() -> int:
     """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    return _whole_number("WORLD_SIZE", 1)
 
 
 def rank() -> int:
     """The number of this process among all."""
-    return int(os.environ.get("RANK") or 0)
+    return _whole_number("RANK", 0)
 
 
 def local_rank() -> int:
     """The number of this process on its machine; also that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK") or 0)
+    return _whole_number("LOCAL_RANK", 0)
+
+
+def _whole_number(variable: str, otherwise: int) -> int:
+    given = os.environ.get(variable, "")
+    return int(given) if given.isdecimal() else otherwise  # `check` refuses other words
 
 
 def is_rank_zero() -> bool:

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,29 @@ from alibi_lm.machine import processes
 
 _logs: list[Path] = []
 _labels: list[str] = []
+_wholes: list["Whole"] = []
 
 
-def bar(*, total: float, desc: str, unit: str, initial: float = 0) -> Any:
-    """A tqdm bar on stderr that counts `unit`s, scaled (k, M)."""
-    return tqdm(
+class Bar(tqdm):  # type: ignore[misc]
+    """A bar that also says how long the whole work still takes that it is a part of."""
+
+    weight = 0.0  # work for each that it counts
+    what = ""
+
+    def update(self, n: float = 1) -> None:
+        """Count so many more."""
+        for whole in _wholes:
+            whole.done += self.weight * n
+            self.set_description_str(f"{self.what} ({whole})", refresh=False)
+        super().update(n)
+
+
+def bar(*, total: float, desc: str, unit: str, initial: float = 0, weight: float = 0) -> Any:
+    """A tqdm bar on stderr that counts `unit`s, scaled (k, M).
+
+    weight: work for each of them, of what `whole` counts.
+    """
+    shown = Bar(
         total=total,
         desc="".join(_labels) + desc,
         unit=unit,
@@ -32,6 +51,44 @@ def bar(*, total: float, desc: str, unit: str, initial: float = 0) -> Any:
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         disable=not processes.is_rank_zero(),
     )
+    shown.what, shown.weight = "".join(_labels) + desc, weight
+    return shown
+
+
+@dataclass
+class Whole:
+    """Work that is shown by many bars, one after the other."""
+
+    total: float
+    what: str
+    done: float = 0.0
+    skipped: float = 0.0  # of that, what was there before
+    started: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        """How long it still takes, at the average speed so far."""
+        if self.done <= self.skipped:
+            return self.what
+        pace = (time.monotonic() - self.started) / (self.done - self.skipped)
+        left = pace * max(0.0, self.total - self.done)
+        return f"{self.what}: {tqdm.format_interval(left)} left"
+
+
+@contextlib.contextmanager
+def whole(total: float, what: str) -> Iterator[None]:
+    """Say in the bars of the block that have a weight how long all of it still takes."""
+    _wholes.append(Whole(total, what))
+    try:
+        yield
+    finally:
+        _wholes.pop()
+
+
+def reach(work: float) -> None:
+    """Count all the work up to there as done, whoever did it and however much it was."""
+    for whole in _wholes:
+        whole.skipped += max(0.0, work - whole.done)
+        whole.done = max(whole.done, work)
 
 
 @contextlib.contextmanager

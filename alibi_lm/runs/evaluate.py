@@ -124,7 +124,8 @@ def _add_results(
         model.position = position_of(measurement.changes)
         return model
 
-    with bar(total=reads, unit="tok", desc=f"evaluate {config.position.kind}") as progress:
+    what = f"evaluate {config.position.kind}"
+    with bar(total=reads, unit="tok", desc=what, weight=1) as progress:
         for found in measure(
             subject_of, split.stream, missing, device, config.evaluation.batch_tokens, progress
         ):

@@ -23,13 +23,13 @@ from alibi_lm.evaluation.rows import Result
 from alibi_lm.machine import processes
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.interruption import listen
-from alibi_lm.machine.progress import labelled, say
+from alibi_lm.machine.progress import labelled, reach, say, whole
 from alibi_lm.report import summary, write_report
 from alibi_lm.report.tables import Table, markdown
 from alibi_lm.runs.evaluate import evaluate_run
 from alibi_lm.runs.folder import group
 from alibi_lm.runs.plan import Corpora, Member, check_folders, check_settings, open_member
-from alibi_lm.runs.train import train_run
+from alibi_lm.runs.train import TRAINING, train_run
 from alibi_lm.tracking import Described, track
 
 
@@ -56,12 +56,14 @@ class Sweep:
         number = HydraConfig.get().job.num
         with labelled(f"[{number + 1}/{len(self.members)}] "):
             run_or_note_failure(self.members[number])
+        reach(sum(map(work_of, self.members[: number + 1])))
 
     def run(self, launch: Callable[[], Any]) -> None:
         """Launch the members, then report on all of them; `FailedError` if any failed."""
         launcher_error: Exception | None = None
         try:
-            launch()
+            with whole(sum(map(work_of, self.members)), "sweep"):
+                launch()
         except Exception as error:  # of the launcher: a member's own is noted in its folder
             say(f"the launcher failed: {type(error).__name__}: {error}")
             launcher_error = error
@@ -71,6 +73,13 @@ class Sweep:
             raise launcher_error
         if failed:
             raise FailedError
+
+
+def work_of(member: Member) -> float:
+    """The work of a member: tokens that are evaluated, or trained on at three times the price."""
+    tokens = member.run.data.split(member.run.config.evaluation.split).tokens
+    reads = sum(measurement.protocol.n_read(tokens) for measurement in member.wanted)
+    return reads + TRAINING * member.run.config.optim.train_tokens
 
 
 def run_or_note_failure(member: Member) -> None:

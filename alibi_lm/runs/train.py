@@ -26,6 +26,7 @@ from alibi_lm.training.loop import Update, build_scaler, compile_blocks, train
 from alibi_lm.training.optim import build_optimizer
 from alibi_lm.training.parallel import share_model
 
+TRAINING = 3.0  # work of a token that is trained on, for one that is evaluated
 LOG_EVERY = 10  # steps; a line of metrics.jsonl is the mean over as many
 
 
@@ -121,6 +122,7 @@ class Trainer:
                 initial=self.step * optim.tokens_per_step,
                 unit="tok",
                 desc=f"train {config.position.kind}",
+                weight=TRAINING,
             ) as progress,
             deferred() as asked,
         ):
