@@ -7,8 +7,9 @@
 
 Takes any number of run folders, folders of sweeps (all results of their runs), results.csv and
 results.jsonl files. Writes into the output folder report.html, which opens from disk; results.csv,
-table.md, claims.md, loss_by_position.csv, differences.csv; and as PNG and SVG extrapolation,
-relative, same_targets and loss_by_position, where there is something to show.
+table.md and table.tex (booktabs), claims.md, loss_by_position.csv, differences.csv; and as PNG,
+SVG and PDF extrapolation, relative, same_targets and loss_by_position, where there is something to
+show.
 Intervals and loss by position need the token losses that lie in the run folders.
 """
 

@@ -17,7 +17,7 @@ from alibi_lm.report.claims import claims_table
 from alibi_lm.report.comparisons import comparisons
 from alibi_lm.report.figures import FIGURES, save
 from alibi_lm.report.page import page
-from alibi_lm.report.tables import markdown, markdown_report
+from alibi_lm.report.tables import latex_report, markdown, markdown_report
 from alibi_lm.settings import missing, out_of_bounds, setting
 
 __all__ = ["ReportConfig", "gather_results", "summary", "write_report"]
@@ -72,6 +72,7 @@ def write_report(
     texts = {
         "report.html": page(analysis, published),
         "table.md": markdown_report(groups, published) + "\n",
+        "table.tex": latex_report(groups),
         "claims.md": markdown(claims_table(analysis.claims, named), aligned=False) + "\n",
         "loss_by_position.csv": analysis.positions_csv,
         "differences.csv": analysis.differences_csv,

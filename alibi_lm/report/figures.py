@@ -1,7 +1,7 @@
 """Figures: a metric by evaluation length, and loss by position in the window.
 
 A figure has a panel for each comparison; seeds are averaged, with their range as a band. Saved as
-PNG and as SVG, in which every point tells its value when pointed at.
+PNG, as PDF, and as SVG, in which every point tells its value when pointed at.
 """
 
 import io
@@ -40,6 +40,7 @@ End = tuple[float, str, tuple[float, ...]]  # a curve's last value, its name and
 PANEL = (6.4, 4.0)  # inches; higher where the names of many curves need it
 AROUND = 0.95  # inches of a panel's height for its title and what stands below its axes
 LINE_OF_TEXT = 0.17  # inches
+TICK_GAP = 0.1  # of an axis, between two values that are both named
 NEAR = 1.9  # ratio of lengths whose labels would cover each other
 
 
@@ -205,13 +206,18 @@ def loss_by_position(groups: Groups, titles: Titles, published: bool) -> "Figure
 
 
 def save(fig: "Figure", path: Path) -> list[Path]:
-    """Write PATH.png and PATH.svg; returns their paths."""
-    image = io.BytesIO()
+    """Write PATH.png, PATH.svg and PATH.pdf; returns their paths."""
+    image, paper = io.BytesIO(), io.BytesIO()
     fig.savefig(image, format="png", dpi=200)
-    png, vector = path.with_suffix(".png"), path.with_suffix(".svg")
-    write_atomically(png, image.getvalue())
-    write_atomically(vector, svg(fig))
-    return [png, vector]
+    fig.savefig(paper, format="pdf", metadata={"CreationDate": None})
+    contents: dict[str, bytes | str] = {
+        ".png": image.getvalue(),
+        ".svg": svg(fig),
+        ".pdf": paper.getvalue(),
+    }
+    for suffix, content in contents.items():
+        write_atomically(path.with_suffix(suffix), content)
+    return [path.with_suffix(suffix) for suffix in contents]
 
 
 def svg(fig: "Figure") -> str:
@@ -272,13 +278,13 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
             drawn += means.values()
         x = [at / unit for at in means]
         drawn_as = own_styles[id(curve)] if ours else style(curve.read_as)
-        shade = _shade(curve, drawn_as, train_lengths if ours else [curve.train_length])
+        shade = shade_of(curve, drawn_as, train_lengths if ours else [curve.train_length])
         axes.plot(
             x,
             list(means.values()),
             color=shade,
             marker=drawn_as.marker if ours else None,
-            linestyle=_line(curve, drawn_as),
+            linestyle=line_of(curve, drawn_as),
             markersize=5,
             linewidth=1.6 if ours else 0.8,
             alpha=1.0 if ours else 0.6,
@@ -287,7 +293,7 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
             seeds = [curve.values(metric)[at] for at in means]
             low, high = [min(s) for s in seeds], [max(s) for s in seeds]
             axes.fill_between(x, low, high, color=shade, alpha=0.18, linewidth=0)
-            label = _label(curve, train_lengths)
+            label = label_of(curve, train_lengths)
             # Of many, those that end earlier are not among the best.
             if panel.named is None or max(means) == max(everything):
                 ends.append((list(means.values())[-1], label, shade))
@@ -300,12 +306,13 @@ def _draw_lengths(axes: "Axes", panel: Panel, metric: str) -> None:
     if relative:
         curves = [*panel.curves, *panel.others]
         multiples = sorted({at / c.train_length for c in curves for at in c.points})
-        shown = [multiple for multiple in multiples if multiple >= 1]
-        axes.set_xticks(shown, [f"{multiple:g}" for multiple in shown])
+        shown = apart([multiple for multiple in multiples if multiple >= 1])
+        axes.set_xticks(shown, [f"{multiple:.3g}" for multiple in shown])
         axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
         axes.set_xlabel("Evaluation length / training length")
     else:
-        _length_ticks(axes, lengths)
+        ticks = apart(lengths, train_lengths)
+        axes.set_xticks(ticks, [f"{length:,}" for length in ticks])
         _mark_training(axes, train_lengths, lengths[-1])
         axes.set_xlabel(panel.length_label)
     axes.minorticks_off()
@@ -335,23 +342,24 @@ def _draw_positions(axes: "Axes", panel: Panel) -> None:
         x = [math.sqrt(found.context_from * found.context_to) for found in bins]
         y = [found.loss for found in bins]
         drawn_as = own_styles[id(curve)]
-        shade = _shade(curve, drawn_as, train_lengths)
+        shade = shade_of(curve, drawn_as, train_lengths)
         axes.plot(
             x,
             y,
             color=shade,
-            linestyle=_line(curve, drawn_as),
+            linestyle=line_of(curve, drawn_as),
             marker=drawn_as.marker,
             markersize=3.5,
             linewidth=1.4,
         )
-        ends.append((y[-1], _label(curve, train_lengths), shade))
+        ends.append((y[-1], label_of(curve, train_lengths), shade))
         for found, place in zip(bins, x, strict=True) if panel.named is None else ():
             tip = f"{curve.name}, {found.context_from:,} to {found.context_to:,} tokens of context"
             _tip(axes, place, found.loss, f"{tip}: {found.loss:.3f} ({found.tokens:,} tokens)")
     axes.set_xscale("log", base=2)
     longest = max(shown, default=1)
-    _length_ticks(axes, [2**i for i in range(0, int(math.log2(longest)) + 1, 2)])
+    ticks = [2**i for i in range(0, int(math.log2(longest)) + 1, 2)]
+    axes.set_xticks(ticks, [f"{context:,}" for context in ticks])
     axes.minorticks_off()
     _mark_training(axes, train_lengths, longest)
     at = " and ".join(f"{length:,}" for length in sorted(shown))
@@ -369,21 +377,22 @@ def drawable(curve: Curve, metric: str) -> dict[int, float]:
     }
 
 
-def _shade(curve: Curve, drawn_as: Style, train_lengths: Sequence[int]) -> tuple[float, ...]:
+def shade_of(curve: Curve, drawn_as: Style, train_lengths: Sequence[int]) -> tuple[float, ...]:
     """The scheme's colour, lighter for shorter training lengths where there are several."""
     n_longer = len(train_lengths) - 1 - train_lengths.index(curve.train_length)
     white = LIGHTEST * n_longer / max(len(train_lengths) - 1, 1)
     return mix(drawn_as.colour, white)
 
 
-def _line(curve: Curve, drawn_as: Style) -> Any:
+def line_of(curve: Curve, drawn_as: Style) -> Any:
     """Dotted in a window, dash-dotted where something else was changed for the evaluation."""
     if curve.window:
         return WINDOW_LINE
     return CHANGED_LINE if curve.changes else drawn_as.dash
 
 
-def _label(curve: Curve, train_lengths: Sequence[int]) -> str:
+def label_of(curve: Curve, train_lengths: Sequence[int]) -> str:
+    """The curve's name, with its training length where there are several."""
     several = len(train_lengths) > 1
     return f"{curve.name}, L = {curve.train_length:,}" if several else curve.name
 
@@ -394,12 +403,19 @@ def _tip(axes: "Axes", x: float, y: float, text: str) -> None:
     axes.plot([x], [y], "o", markersize=9, alpha=0, gid=f"tip:{text} #{number}")
 
 
-def _length_ticks(axes: "Axes", lengths: Sequence[int]) -> None:
-    """A tick for each length, or for powers of two where lengths are many."""
-    if len(lengths) > 9:
-        first, last = math.log2(lengths[0]), math.log2(lengths[-1])
-        lengths = [2**i for i in range(math.ceil(first), math.floor(last) + 1)]
-    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+def apart(values: Sequence[float], first: Sequence[float] = ()) -> list[float]:
+    """The values that can be named along a logarithmic axis without covering each other.
+
+    `first` go before others, then the ends, then the rest from the left.
+    """
+    if not values:
+        return []
+    gap = TICK_GAP * max(math.log2(values[-1] / values[0]), 1.0)
+    kept: list[float] = []
+    for value in [*(v for v in first if v in values), values[0], values[-1], *values]:
+        if all(abs(math.log2(value / other)) >= gap for other in kept):
+            kept.append(value)
+    return sorted(kept)
 
 
 def _mark_training(axes: "Axes", train_lengths: Sequence[int], longest: int) -> None:

@@ -1,16 +1,15 @@
 """The report as one HTML page that opens from disk, without network.
 
-The reader chooses data, protocol and metric; every view is drawn beforehand, and the page's few
-lines of script show one of them. Without script, all are shown.
+The reader chooses data, protocol and metric; every view is made beforehand, and the page's few
+lines of script show one of them. Curves are Bokeh's (see explore.py), which the page holds.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from alibi_lm.evaluation.rows import Result, csv_text
+from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.analysis import Analysis
 from alibi_lm.report.claims import Checked, Finding
 from alibi_lm.report.comparisons import (
@@ -21,25 +20,24 @@ from alibi_lm.report.comparisons import (
     several_seeds,
 )
 from alibi_lm.report.differences import to_the_best
-from alibi_lm.report.figures import BEST, FIGURES, MANY, drawable, lengths_figure, panel, svg
+from alibi_lm.report.explore import components, lengths_figure, positions_figure
+from alibi_lm.report.figures import drawable, panel
+from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.published import SOURCE, claimed_on, perplexities
 from alibi_lm.report.speed import speed_note, speed_table
 from alibi_lm.report.tables import Table, lengths_table, notes, paper_speeds_table, paper_table
 
 if TYPE_CHECKING:
+    from bokeh.plotting import figure
     from jinja2 import Template
-    from matplotlib.figure import Figure
-
-
-BY_FAMILY = ("ppl", "relative")  # metrics whose curves have a panel for each family, if many
 
 
 @dataclass(frozen=True)
 class MetricView:
-    """One metric of a comparison: the figure and the table."""
+    """One metric of a comparison: its table, and whether its curves can be drawn."""
 
     metric: str
-    svg: str | None  # None where there is nothing to draw
+    drawn: bool
     table: Table
 
 
@@ -52,8 +50,9 @@ class View:
     note: str
     n_seeds: str  # empty if one
     metrics: list[MetricView]
+    curves: "figure | None"  # by evaluation length; None where there is nothing to draw
+    positions: "figure | None"  # loss by tokens of context
     differences: Table | None
-    figures: list[tuple[str, str, str]]  # heading, note, drawing
     paper: Table | None
     notes: list[str]
 
@@ -79,20 +78,19 @@ def page(analysis: Analysis, published: bool = False) -> str:
     if published:
         views += _paper_views()
         claims += [ClaimView(claimed_on().title, claim, claim.paper) for claim in analysis.claims]
-    rows = [result.row for result in analysis.results]
+    figures = {f"curves{i}": view.curves for i, view in enumerate(views) if view.curves}
+    figures |= {f"positions{i}": view.positions for i, view in enumerate(views) if view.positions}
+    script, places = components(figures)
     return _template().render(
         views=views,
+        script=script,
+        places=places,
         claims=claims,
         metrics=METRICS,
         source=SOURCE,
         speeds=paper_speeds_table() if published else None,
         measured=speed_table(analysis.benchmark) if analysis.benchmark else None,
         measured_note=speed_note(analysis.benchmark) if analysis.benchmark else None,
-        downloads={
-            "results.csv": _data(csv_text(rows)),
-            "loss_by_position.csv": _data(analysis.positions_csv),
-            "differences.csv": _data(analysis.differences_csv),
-        },
         provenance=_provenance(groups, named, analysis.results),
     )
 
@@ -100,19 +98,13 @@ def page(analysis: Analysis, published: bool = False) -> str:
 def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -> View:
     metrics = []
     for metric in METRICS:
-        drawn = None
-        if any(drawable(curve, metric) for curve in curves):
-            whole = panel(group, curves, title, metric, published)
-            if metric not in BY_FAMILY and len(curves) > MANY:
-                whole = replace(
-                    whole, named=BEST
-                )  # its families would make the page twice as large
-            drawn = lengths_figure([whole], metric)
+        drawn = any(drawable(curve, metric) for curve in curves)
         # Perplexity has a table always: it may say that memory ran out.
         if drawn or metric == "ppl" or any(curve.values(metric) for curve in curves):
-            drawing = _inline(drawn) if drawn else None
-            metrics.append(MetricView(metric, drawing, lengths_table(curves, metric)))
-    one = {group: curves}
+            metrics.append(MetricView(metric, drawn, lengths_table(curves, metric)))
+    shown = panel(group, curves, title, "relative", published)
+    drawn_metrics = [view.metric for view in metrics if view.drawn]
+    by_position = group.protocol.by_position and has_positions(curves)
     return View(
         study=title,
         protocol=group.label,
@@ -120,11 +112,8 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
         n_seeds=several_seeds(curves),
         metrics=metrics,
         differences=to_the_best(curves),
-        figures=[
-            (figure.title, figure.note, _inline(drawn))
-            for figure in FIGURES.values()
-            if figure.title and (drawn := figure.make(one, {group.study: title}, published))
-        ],
+        curves=lengths_figure(shown, drawn_metrics) if drawn_metrics else None,
+        positions=positions_figure(shown) if by_position else None,
         paper=paper_table(group, curves) if published else None,
         notes=notes(curves),
     )
@@ -160,16 +149,6 @@ def _provenance(
     studies = dict.fromkeys(group.study for group in groups)
     facts += [(f"settings of {named[study]}", study.settings) for study in studies]
     return facts
-
-
-def _inline(figure: "Figure") -> str:
-    """The <svg> element without what stands before it in a file."""
-    drawing = svg(figure)
-    return drawing[drawing.index("<svg") :]
-
-
-def _data(text: str) -> str:
-    return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
 
 
 @cache

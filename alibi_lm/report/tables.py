@@ -1,6 +1,7 @@
-"""Tables of schemes by lengths, as the paper prints them, written as Markdown or HTML."""
+"""Tables of schemes by lengths, as the paper prints them, written as Markdown, HTML or LaTeX."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,28 @@ def markdown(table: Table, aligned: bool = True) -> str:
         return str(tabulate(body, table.head, "pipe", disable_numparse=True, colalign=sides))
     rule = ["---" if side == "left" else "--:" for side in sides]
     return "\n".join(f"| {' | '.join(line)} |" for line in (table.head, rule, *body))
+
+
+def latex(table: Table, words: str) -> str:
+    """The table in LaTeX (booktabs), the best cells bold, with words as its caption."""
+    import pandas as pd
+
+    frame = pd.DataFrame(table.body, columns=table.head, dtype=object)
+    bold = frame.map(lambda _: "")
+    for i, j in table.best:
+        bold.iloc[i, j] = "textbf:--rwrap;"
+    style = frame.style.format(escape="latex").format_index(escape="latex", axis=1)
+    text: str = (
+        style.hide(axis="index")
+        .apply(lambda _: bold, axis=None)
+        .to_latex(
+            caption=re.sub(r"([&%$#_{}])", r"\\\1", words),
+            hrules=True,
+            column_format="l" * table.texts + "r" * (len(table.head) - table.texts),
+            position_float="centering",
+        )
+    )
+    return text.replace("±", r"$\pm$")
 
 
 def lengths_table(curves: Sequence[Curve], metric: str = "ppl") -> Table:
@@ -95,6 +118,15 @@ def markdown_report(groups: Mapping[Comparison, list[Curve]], published: bool = 
         if published and (theirs := paper_table(group, curves)):
             parts += [f"Against published numbers, {group.label}", markdown(theirs)]
     return "\n\n".join(parts)
+
+
+def latex_report(groups: Mapping[Comparison, list[Curve]]) -> str:
+    """All tables of perplexity, for a paper that uses the package booktabs."""
+    named = titles(group.study for group in groups)
+    return "\n".join(
+        latex(lengths_table(curves), caption(group, curves, named[group.study], "ppl"))
+        for group, curves in groups.items()
+    )
 
 
 def notes(curves: Sequence[Curve]) -> list[str]:

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.image import imread
-from samples import bare, study
+from samples import ROW, bare, study
 
 from alibi_lm.evaluation.rows import Result
 from alibi_lm.positions import SCHEMES
 from alibi_lm.report.comparisons import comparisons, titles
 from alibi_lm.report.figures import (
     Panel,
+    apart,
     lengths_figure,
     panel,
     panels_of,
@@ -34,7 +37,7 @@ def panels(results: list[Result], metric: str, published: bool = False) -> list[
 
 @pytest.mark.parametrize("case", ["one", "many", "broken", "lonely"])
 @pytest.mark.parametrize("metric", ["ppl", "relative"])
-def test_is_drawn_as_png_and_svg(tmp_path: Path, case: str, metric: str) -> None:
+def test_is_drawn_as_png_svg_and_pdf(tmp_path: Path, case: str, metric: str) -> None:
     some = study(tmp_path)
     if case == "many":
         some += study(tmp_path, dataset="novels") + study(tmp_path, train_length=128)
@@ -44,11 +47,41 @@ def test_is_drawn_as_png_and_svg(tmp_path: Path, case: str, metric: str) -> None
     if case == "lonely":
         some = some[:1]
     figure = lengths_figure(panels(some, metric), metric)
-    png, vector = save(figure, tmp_path / "figure")
+    png, vector, paper = save(figure, tmp_path / "figure")
+    assert paper.read_bytes().startswith(b"%PDF")
     image = imread(png)
     assert image.shape[0] > 500
     assert len({tuple(pixel) for pixel in image[::7, ::7].reshape(-1, image.shape[2])}) > 4
     assert ET.parse(vector).getroot().tag.endswith("svg")
+
+
+@given(st.lists(st.integers(1, 70_000), min_size=1, max_size=40), st.integers(0, 39))
+@settings(deadline=None)
+def test_lengths_that_are_named_do_not_cover_each_other(lengths: list[int], at: int) -> None:
+    lengths = sorted({*lengths, *(n + 1 for n in lengths)})
+    first = lengths[at % len(lengths)]
+    shown = apart(lengths, [first])
+    assert first in shown
+    assert set(shown) <= set(lengths)
+    whole = max(math.log2(lengths[-1] / lengths[0]), 1)
+    gaps = [math.log2(b / a) / whole for a, b in itertools.pairwise(shown)]
+    assert all(gap > 0.099 for gap in gaps)
+    if len(lengths) > 1 and not gaps:
+        assert lengths[-1] / lengths[0] < 2
+
+
+def test_ticks_of_close_lengths_do_not_overlap(tmp_path: Path) -> None:
+    """L and L + 1, and all the lengths of the paper's tables."""
+    past = [0, 1, *range(10, 101, 10), *range(200, 1001, 100), *range(2000, 15001, 1000)]
+    for lengths in ([64, 128, 129, 4096], [512 + more for more in past]):
+        row = dataclasses.replace(ROW, train_length=lengths[0])
+        some = [Result(dataclasses.replace(row, eval_length=at)) for at in lengths]
+        for metric in ("ppl", "relative"):
+            figure = lengths_figure(panels(some, metric), metric)
+            figure.draw_without_rendering()
+            labels = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+            assert len(labels) >= 3 or metric == "relative"
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(labels))
 
 
 def test_names_are_no_formulas(tmp_path: Path) -> None:

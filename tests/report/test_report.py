@@ -16,6 +16,7 @@ DATA = {
     "report.html",
     "results.csv",
     "table.md",
+    "table.tex",
     "claims.md",
     "loss_by_position.csv",
     "differences.csv",
@@ -23,7 +24,7 @@ DATA = {
 
 
 def both(*names: str) -> set[str]:
-    return {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
+    return {f"{name}.{suffix}" for name in names for suffix in ("png", "svg", "pdf")}
 
 
 def test_all_in_one_folder(tmp_path: Path) -> None:

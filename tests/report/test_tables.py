@@ -8,7 +8,15 @@ from alibi_lm.evaluation.rows import Result
 from alibi_lm.report import summary
 from alibi_lm.report.comparisons import Comparison, Curve, Point, Study, comparisons
 from alibi_lm.report.published import perplexities
-from alibi_lm.report.tables import Table, lengths_table, markdown, nearest, notes, paper_table
+from alibi_lm.report.tables import (
+    Table,
+    latex,
+    lengths_table,
+    markdown,
+    nearest,
+    notes,
+    paper_table,
+)
 
 
 def rows(**changes: object) -> list[Result]:
@@ -69,6 +77,24 @@ def test_uneven_seeds_are_told() -> None:
 def test_markdown_unaligned() -> None:
     table = Table(["a", "b"], [["long words", "1"]], frozenset({(0, 1)}))
     assert markdown(table, aligned=False) == "| a | b |\n| --- | --: |\n| long words | **1** |"
+
+
+def test_latex() -> None:
+    table = Table(["position", "L", "64"], [["none a_b", "64", "3 ± 1"]], frozenset({(0, 2)}))
+    lines = latex(table, "50 % of c_d").splitlines()
+    assert lines == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{50 \% of c\_d}",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"position & L & 64 \\",
+        r"\midrule",
+        r"none a\_b & 64 & \textbf{3 $\pm$ 1} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
 
 
 def test_notes_tell_what_a_reader_must_know() -> None:
