@@ -63,11 +63,14 @@ def claims_table() -> str:
 
 
 def short_table() -> str:
-    """A line for each registered scheme: how it knows positions, and its source."""
-    head = ["`position=`", "how the model knows positions", "source"]
-    made = ((name, SCHEMES.made[name]) for name in in_legend_order([*SCHEMES.made]))
-    body = [[f"`{name}`", scheme.idea, scheme.source] for name, scheme in made]
-    return markdown(Table(head, body, texts=len(head)), aligned=False)
+    """A line for each family: its schemes, and settings of them that have a name."""
+    of: dict[str, list[str]] = {}
+    for name in in_legend_order([*SCHEMES.made]):
+        of.setdefault(SCHEMES.made[name].family, []).append(f"`{name}`")
+    for name, named in SCHEMES.named.items():
+        of[SCHEMES.made[named.settings.kind].family].append(f"{name}")
+    body = [[family, ", ".join(names)] for family, names in of.items()]
+    return markdown(Table(["what it is", "`position=`"], body, texts=2), aligned=False)
 
 
 @dataclass

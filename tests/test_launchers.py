@@ -40,6 +40,9 @@ def test_members_run_elsewhere_and_failures_come_home(
     with (tmp_path / "out" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["position"] for row in rows] == ["alibi", "alibi"]
+    for manifest in (tmp_path / "out").glob("runs/*/manifest.json"):
+        (session,) = json.loads(manifest.read_text())["sessions"]
+        assert session["threads"] == 1  # the members divide the cores, or as the environment says
     (failed,) = (tmp_path / "out").glob("runs/*/failed.txt")
     assert failed.read_text().startswith("training stopped before update 2")
 
