@@ -85,7 +85,9 @@ class Config:
             given = self.run or "''"
             problems.append(f"run: given {given}, but it must be a name; output= is its folder")
         if not self.data.name.strip():
-            problems.append("data.name: given '', but result rows need a name for the data set")
+            problems.append(
+                "data.name: given '', but the data set needs a name; of data=hub, owner/name"
+            )
         if not problems:
             problems += self.position.problems(self.model.sizes(self.train_length))
             problems += self._batch_problems()

@@ -20,6 +20,7 @@ from alibi_lm.settings import REGISTRIES
 # What a choice needs beside itself to be a whole configuration.
 ALSO = {
     "data/text": ["data.train=[a]", "data.held_out=0.1"],
+    "data/hub": ["data.name=owner/name"],
     "tokenizer/file": [f"tokenizer.path={Path(__file__)}"],
     "scale/smoke": ["experiment=extrapolation"],
     "scale/small": ["experiment=extrapolation"],

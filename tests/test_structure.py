@@ -89,6 +89,7 @@ def test_report_reads_rows_and_nothing_else() -> None:
         "alibi_lm.evaluation",
         "alibi_lm.benchmark.rows",
         "alibi_lm.machine.files",
+        "alibi_lm.machine.installation",
         "alibi_lm.errors",
         "alibi_lm.settings",
     )
