@@ -13,12 +13,13 @@ from pathlib import Path
 
 from alibi_lm.cli import command
 from alibi_lm.errors import UserError
+from alibi_lm.machine import installation
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.progress import say
 from alibi_lm.report.tables import Table, markdown
 from alibi_lm.settings import setting
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+EXPERIMENTS = installation.folder("experiments")
 HEAD = """# Experiments
 
 A folder for each: the claim, the command, the published numbers where there are any, what was

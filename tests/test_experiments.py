@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
 from samples import composed
 
@@ -92,3 +93,16 @@ def test_index_is_that_of_the_folders(tmp_path: Path) -> None:
     (tmp_path / "mine" / "README.md").write_text("# Mine\n\n**Question.** Why?\n")
     with pytest.raises(UserError, match=r'has no paragraph that begins with "\*\*Answer'):
         index(tmp_path)
+
+
+def test_kneser_ney_is_a_distribution() -> None:
+    """Of every context, seen or not, the probabilities of all words add up to 1."""
+    study = runpy.run_path(str(ROOT / "experiments" / "wikitext2" / "kneser_ney.py"))
+    random = np.random.default_rng(0)
+    size = 300
+    stream = random.zipf(1.3, 4000) % size
+    grams = study["count"](stream, size)
+    for context in (stream[50:56], stream[:1], random.integers(0, size, 6)):
+        texts = [np.append(context, word) for word in range(size)]
+        total = sum(study["probabilities"](grams, text)[-1] for text in texts)
+        assert total == pytest.approx(1)

@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_written_is_read(
 def test_an_environment_of_half_a_launcher(
     in_process: Script, on_text: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("WORLD_SIZE", "two")):
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2"), ("RANK", "x")):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             wrong = in_process("train", *on_text, "output=out")

@@ -28,7 +28,7 @@ def check() -> None:
     advice = "start several processes with torchrun, or unset these variables to run one"
     if not all(value.isdecimal() for value in given.values()):
         raise UserError(f"the environment has {said}, which must be whole numbers; {advice}")
-    if world_size() == 1 and rank() == 0:
+    if (world_size(), rank(), local_rank()) == (1, 0, 0):
         return
     absent = [name for name in VARIABLES if not os.environ.get(name)]
     if absent:

@@ -63,7 +63,7 @@ def probabilities(grams: list[Grams], stream: Ints) -> npt.NDArray[np.float64]:
         # Of the n - 1 words before each target; at the stream's start there are fewer.
         history = np.zeros(len(targets), np.int64)
         for back, lower in zip(range(order - 1, 0, -1), grams, strict=False):
-            word = np.concatenate([np.full(back - 1, -1), stream[: len(stream) - back]])
+            word = np.concatenate([np.full(back - 1, -1), stream])[: len(targets)]
             history = np.where(word >= 0, lower.find(history, word), -1)
         found = level.find(history, targets)
         of_counts = np.bincount(level.counts, minlength=5)[1:5]
