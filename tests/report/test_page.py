@@ -214,6 +214,10 @@ def test_nothing_is_cut_off(opened: tuple[Any, list[str]], width: int, scheme: s
     tab.wait_for_timeout(300)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert curves(tab)["frame"] == 420
+    if width > 1000:  # no table is cut off either
+        tables = "() => [...document.querySelectorAll('.scroll')].filter(each => each.offsetParent)"
+        sizes = tab.evaluate(f"({tables})().map(each => [each.scrollWidth, each.clientWidth])")
+        assert all(needed <= there for needed, there in sizes)
     ink, ground = tab.evaluate(
         "() => [getComputedStyle(document.body).color, getComputedStyle(document.body)"
         ".backgroundColor].map(colour => Number(colour.match(/[0-9]+/)[0]))"
