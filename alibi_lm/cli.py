@@ -36,6 +36,7 @@ LAUNCHERS = (
     "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
 )
 PROGRAM = "alibi-lm"
+OF_THE_REPOSITORY = ("index", "schemes")  # scripts that write tables of its pages
 _installed = False  # whether that was called, rather than `python scripts/...`
 HYDRA_USAGE = ("Only one of --", "The --", "File ")  # how its ValueErrors on options begin
 T = TypeVar("T")
@@ -48,6 +49,8 @@ def main() -> None:
     global _installed
     _installed = True
     scripts = {path.stem: path for path in sorted(installation.folder("scripts").glob("*.py"))}
+    for name in OF_THE_REPOSITORY:
+        scripts.pop(name, None)
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(f"{PROGRAM} COMMAND [key=value ...]; COMMAND --help says more.")

@@ -327,4 +327,4 @@ def _lost(text: str, decoded: str, ends_lines: bool) -> int:
     if len(lines) != len(back):
         return len(text.encode())
     differ = (line for line, other in zip(lines, back, strict=True) if line != other)
-    return sum(len(line.encode()) + 1 for line in differ)
+    return min(sum(len(line.encode()) + 1 for line in differ), len(text.encode()))

@@ -83,6 +83,7 @@ class TokenizedCorpus:
     tokenizer_hash: str
     vocab_size: int
     tokens_hash: str  # of the tokens of all splits
+    revision: str | None  # of the data set, if it has one
     splits: dict[str, Split]
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
@@ -267,7 +268,7 @@ class Twins:
 
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()  # bytes, by split
-        self._others: dict[bytes, tuple[str, int]] = {}
+        self._others: dict[bytes, Counter[str]] = {}  # bytes by split, of each document
 
     def noting(self, split: str, documents: Iterable[str]) -> Iterator[str]:
         """The documents of a split as they are; of the training split, those of all others."""
@@ -275,10 +276,9 @@ class Twins:
             content = document.encode()
             digest = hashlib.sha256(content).digest()[:16]
             if split != "train":
-                self._others[digest] = (split, len(content))
-            elif digest in self._others:
-                of, size = self._others.pop(digest)
-                self.found[of] += size
+                self._others.setdefault(digest, Counter())[split] += len(content)
+            else:
+                self.found.update(self._others.pop(digest, {}))
             yield document
 
 
@@ -326,7 +326,15 @@ def _open(folder: Path) -> TokenizedCorpus:
         )
         for split, c in manifest["splits"].items()
     }
-    fields = ("name", "hash", "tokenizer", "tokenizer_hash", "vocab_size", "tokens_hash")
+    fields = [
+        "name",
+        "hash",
+        "tokenizer",
+        "tokenizer_hash",
+        "vocab_size",
+        "tokens_hash",
+        "revision",
+    ]
     return TokenizedCorpus(folder, **{f: manifest[f] for f in fields}, splits=splits)
 
 

@@ -192,13 +192,17 @@ def read_rows(path: Path, kind: type[Any], what: str) -> list[Any]:
     Columns that a file of an earlier version lacks have their defaults.
     """
     try:
+        rows: list[Any] = []
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
         if path.suffix == ".csv":
             types = typing.get_type_hints(kind)
             table = csv.DictReader(io.StringIO(text), strict=True)
             _check_columns(table.fieldnames or [], kind)
-            return [kind(**{k: _parsed(k, v, types[k]) for k, v in row.items()}) for row in table]
-        rows = []
+            for row in table:
+                if None in row or None in row.values():
+                    raise ValueError(f"line {table.line_num} has not a cell for each column")
+                rows.append(kind(**{k: _parsed(k, v, types[k]) for k, v in row.items()}))
+            return rows
         for line in text.split("\n")[:-1]:  # one that a kill cut short has no end: no row
             values = json.loads(line)
             if not isinstance(values, dict):
@@ -224,14 +228,14 @@ def _check_columns(given: Iterable[str], kind: type[Any]) -> None:
         raise ValueError(f"this version knows no column {', '.join(map(repr, surplus))}")
 
 
-def _parsed(column: str, text: str | None, type_: Any) -> Any:
+def _parsed(column: str, text: str, type_: Any) -> Any:
     """A value of CSV, which knows only text."""
     options = typing.get_args(type_) or (type_,)
     if type(None) in options and not text:
         return None
     try:
         if bool in options:
-            return {"TRUE": True, "FALSE": False}[str(text).upper()]
+            return {"TRUE": True, "FALSE": False}[text.upper()]
         return options[0](text)
     except (KeyError, ValueError) as error:
         raise ValueError(f"column {column} holds {text!r}") from error

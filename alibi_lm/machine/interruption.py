@@ -61,8 +61,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _is_echo(number: int) -> bool:
     now = time.monotonic()
-    before, _last[number] = _last.get(number), now
-    return before is not None and now - before < ECHO
+    before = _last.get(number)
+    if before is not None and now - before < ECHO:
+        return True
+    _last[number] = now
+    return False
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ class Bar(tqdm):  # type: ignore[misc]
 
     def update(self, n: float = 1) -> None:
         """Count so many more."""
-        for whole in _wholes:
+        for whole in _wholes if self.weight else ():
             whole.done += self.weight * n
             self.set_description_str(f"{self.what} ({whole})", refresh=False)
         super().update(n)

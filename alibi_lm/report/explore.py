@@ -150,7 +150,8 @@ def _figure(panel: Panel, x_label: str, metric: str) -> "figure":
     fig.toolbar.logo = None
     fig.xgrid.visible, fig.axis.minor_tick_line_color = False, None
     fig.xaxis.axis_label_text_font_style = fig.yaxis.axis_label_text_font_style = "normal"
-    fig.xaxis.formatter = fig.yaxis.formatter = NumeralTickFormatter(format="0,0[.]00")
+    fig.xaxis.formatter = NumeralTickFormatter(format="0,0[.]0")
+    fig.yaxis.formatter = NumeralTickFormatter(format="0,0[.][0000]")
     fig.add_layout(
         Legend(ncols=LEGEND_COLUMNS, click_policy="hide", border_line_color=None), "below"
     )

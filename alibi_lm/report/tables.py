@@ -18,6 +18,8 @@ from alibi_lm.report.comparisons import (
 from alibi_lm.report.published import curves_to_compare, scheme_of, table_1
 
 CELLS = {OUT_OF_MEMORY: "OOM"}  # of what was not scored
+LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"}  # as in cells, which pandas escapes
+LATEX |= {"\\": r"\textbackslash ", "^": r"\textasciicircum ", "~": r"\textasciitilde "}
 NEAR = 1.05  # two multiples of the training length are compared if they differ by less
 
 
@@ -59,7 +61,7 @@ def latex(table: Table, words: str) -> str:
         style.hide(axis="index")
         .apply(lambda _: bold, axis=None)
         .to_latex(
-            caption=re.sub(r"([&%$#_{}])", r"\\\1", words),
+            caption=re.sub(r"[&%$#_{}\\^~]", lambda found: LATEX[found[0]], words),
             hrules=True,
             column_format="l" * table.texts + "r" * (len(table.head) - table.texts),
             position_float="centering",

@@ -51,7 +51,7 @@ class EvaluateConfig:
     backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS))
     cache: str | None = setting(None, "folder for token files; null: that of the run")
     output: str | None = setting(
-        None, "folder to which rows are written, as OUTPUT/runs/NAME; null: the run's own"
+        None, "folder that gets the rows instead of the run's own, as OUTPUT/runs/NAME"
     )
     tracking: EvaluateTrackingConfig = setting(EvaluateTrackingConfig, "what W&B gets")
 
@@ -78,7 +78,15 @@ def evaluate_run(
     rows = run if rows is None else rows
 
     def results() -> dict[Measurement, Result]:
-        return run.results() | rows.results()
+        if rows.path == run.path:
+            return run.results()
+        found = rows.results()
+        for measurement, result in run.results().items():  # what is wanted is in one place
+            if measurement in wanted and measurement not in found:
+                losses = result.losses()
+                kept = None if losses is None else losses.astype(np.float32)
+                found[measurement] = rows.add_result(result.row, kept)
+        return found
 
     there = processes.on_rank_zero(results)
     if any(_lacks(there, measurement) for measurement in wanted):

@@ -203,7 +203,10 @@ class Run(RunFolder):
         with self.lock():
             remove_partial_files(self.path)
             if not self.check():
-                config = OmegaConf.to_yaml(to_dict(self.config))
+                values = to_dict(self.config)
+                if self.data.revision is not None:  # so that later commits are not asked for
+                    values["data"]["revision"] = self.data.revision
+                config = OmegaConf.to_yaml(values)
                 write_atomically(self.path / "config.yaml", config)
                 words = {"settings", "variant", "recipe"}
                 rows = {key: value for key, value in asdict(self.identity).items() if key in words}
@@ -212,13 +215,20 @@ class Run(RunFolder):
                 self.update_manifest(identity=self.identity.values, **facts)
 
     def elsewhere(self, output: str | None) -> RunFolder:
-        """The folder of another output that gets its rows; itself if that is None."""
+        """The folder of another output that gets its rows; itself if that is None.
+
+        A UserError if that folder is another run's, or holds rows of one.
+        """
         if output is None:
             return self
         folder = RunFolder(Path(output) / "runs" / self.path.resolve().name)
-        if folder.path.resolve() != self.path.resolve() and folder.manifest():
-            raise UserError(f"output: given {output}, but {folder.path} is a run of its own")
+        if folder.path.resolve() == self.path.resolve():
+            return self
+        of, mine = folder.path / "rows_of.txt", self.manifest().get("weights_sha256", "")
+        if folder.manifest() or (of.exists() and of.read_text().strip() != mine):
+            raise UserError(f"output: given {output}, but {folder.path} is another run's folder")
         folder.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(of, mine + "\n")
         return folder
 
     def described(self) -> Described:
@@ -299,7 +309,10 @@ def _other_text(
             f"{folder.path} does not hold its tokenizer, and {tokens} has no token files of it; "
             "evaluate it on its own text once, or name the folder that has them: cache=FOLDER"
         )
-    return replace(data, name=config.data.name) if data.hash == there["data_hash"] else data
+    if data.hash != there["data_hash"]:
+        return data
+    _check_tokens(folder.path, folder.manifest(), data)
+    return replace(data, name=config.data.name)
 
 
 def _check_tokens(path: Path, manifest: dict[str, Any], data: TokenizedCorpus) -> None:

@@ -183,7 +183,10 @@ def commands(members: list[list[str]]) -> list[str]:
     start = start_of("sweep")
     is_script = start[0].endswith(".py")
     if processes.world_size() > 1:
-        launcher = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
+        launcher = [
+            "torchrun",
+            f"--nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', processes.world_size())}",
+        ]
         start = [*launcher, *([] if is_script else ["--no-python"]), *start]
     elif is_script:
         start = ["python", *start]

@@ -145,7 +145,10 @@ def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None
     # The choice is in the address: opened again, it is there again.
     tab.select_option("#metric", "word_ppl")
     tab.reload()
+    tab.wait_for_selector(".bk-Figure")
+    tab.wait_for_timeout(200)
     assert tab.input_value("#metric") == "word_ppl"
+    assert curves(tab)["y_label"] == "Perplexity per word"
     assert tab.locator("#study").input_value().startswith("<b>novels")
 
     picture = tmp_path / "page.png"

@@ -113,7 +113,9 @@ def asked(what: str, question: Callable[[], T], instead: str = "data.path=FOLDER
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if "Config name is missing" in reason:
+            raise UserError(f"data.subset: not given; {reason}") from error
         raise UserError(
             f"cannot load {what}: {reason}. Without network, give a local copy, {instead}, "
             "or use data=stdlib or data=text"

@@ -48,7 +48,9 @@ class TextConfig(DataConfig):
 
 @SOURCES.add("text", TextConfig)
 def load_text(config: TextConfig) -> Corpus:
-    """Read, check and split the user's files. Every file is read here once, to be sure of it."""
+    """Read, check and split the user's files; all of them are read here, to be sure of them."""
+    if config.held_out and (config.validation or not config.train):
+        raise SettingsError(["data.held_out: it holds out a part of data.train, and nothing else"])
     wanted = {"train": config.train, "validation": config.validation, "test": config.test}
     problems: list[str] = []
     files = {split: _expand(split, given, problems) for split, given in wanted.items() if given}
