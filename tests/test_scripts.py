@@ -92,7 +92,11 @@ def test_train_then_evaluate_then_report(
 
     pictures = script("bias", f"sources=[{folder},alibi]", "length=40", "output=pictures")
     assert pictures.returncode == 0, pictures.stderr
-    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"bias.png", "bias.svg"}
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
+        "bias.png",
+        "bias.svg",
+        "bias.pdf",
+    }
 
     other = in_process("train", *on_text, "position=alibi", "output=out", "run=mine")
     assert other.returncode == 2
@@ -147,7 +151,14 @@ def test_a_run_reads_another_text_its_own_elsewhere_and_writes_elsewhere(
     mine = in_process(*evaluate, *moved, "evaluation.lengths=[20,33,40]", "output=mine")
     assert mine.returncode == 0, mine.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert rows(tmp_path / "mine") == [("owner/name", "validation", 40)]
+    here = [("owner/name", "validation", length) for length in (20, 33, 40)]
+    assert rows(tmp_path / "mine") == here
+    again = in_process("train", *on_text, "seed=1", "output=out", f"run={folder.name}x")
+    assert again.returncode == 0, again.stderr
+    (tmp_path / "out" / "runs" / f"{folder.name}x").rename(tmp_path / folder.name)
+    other = in_process("evaluate", f"run={folder.name}", *evaluate[2:], "output=mine")
+    assert other.returncode == 2
+    assert other.stderr.endswith("is another run's folder\n")
 
 
 def test_a_folder_that_cannot_be_written_is_read(

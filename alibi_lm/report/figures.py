@@ -190,11 +190,7 @@ def same_targets(groups: Groups, titles: Titles, published: bool) -> "Figure | N
     return _of_metric(groups, titles, published, "ppl", by_position=False)
 
 
-@figure(
-    "Loss by position",
-    "The loss of a token by how many tokens of context it had, in windows of the longest "
-    "evaluation length.",
-)
+@figure()
 def loss_by_position(groups: Groups, titles: Titles, published: bool) -> "Figure | None":
     """Loss by tokens of context."""
     panels = [

@@ -21,7 +21,7 @@ from alibi_lm.report.comparisons import (
 )
 from alibi_lm.report.differences import to_the_best
 from alibi_lm.report.explore import components, lengths_figure, positions_figure
-from alibi_lm.report.figures import drawable, panel
+from alibi_lm.report.figures import FIGURES, drawable, panel, svg
 from alibi_lm.report.loss_by_position import has_positions
 from alibi_lm.report.published import SOURCE, claimed_on, perplexities
 from alibi_lm.report.speed import speed_note, speed_table
@@ -30,6 +30,7 @@ from alibi_lm.report.tables import Table, lengths_table, notes, paper_speeds_tab
 if TYPE_CHECKING:
     from bokeh.plotting import figure
     from jinja2 import Template
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class View:
     metrics: list[MetricView]
     curves: "figure | None"  # by evaluation length; None where there is nothing to draw
     positions: "figure | None"  # loss by tokens of context
+    figures: list[tuple[str, str, str]]  # heading, note, drawing: those that have a heading
     differences: Table | None
     paper: Table | None
     notes: list[str]
@@ -114,6 +116,12 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
         differences=to_the_best(curves),
         curves=lengths_figure(shown, drawn_metrics) if drawn_metrics else None,
         positions=positions_figure(shown) if by_position else None,
+        figures=[
+            (drawing.title, drawing.note, _inline(made))
+            for drawing in FIGURES.values()
+            if drawing.title
+            and (made := drawing.make({group: curves}, {group.study: title}, published))
+        ],
         paper=paper_table(group, curves) if published else None,
         notes=notes(curves),
     )
@@ -149,6 +157,12 @@ def _provenance(
     studies = dict.fromkeys(group.study for group in groups)
     facts += [(f"settings of {named[study]}", study.settings) for study in studies]
     return facts
+
+
+def _inline(drawn: "Figure") -> str:
+    """The <svg> element without what stands before it in a file."""
+    drawing = svg(drawn)
+    return drawing[drawing.index("<svg") :]
 
 
 @cache

@@ -15,6 +15,7 @@ from alibi_lm.evaluation.rows import Result
 from alibi_lm.report.analysis import analyse
 from alibi_lm.report.page import page
 
+DRAWN = "document.querySelector('.view:not([hidden]) .bk-Figure')?.offsetHeight > 0"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -70,7 +71,7 @@ def opened(text: str, tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
             lambda r: None if r.url.startswith(("file:", "data:")) else complaints.append(r.url),
         )
         tab.goto(file.as_uri())
-        tab.wait_for_selector(".bk-Figure")
+        tab.wait_for_function(DRAWN)
         yield tab, complaints
         chromium.close()
 
@@ -145,8 +146,7 @@ def test_a_reader_chooses(opened: tuple[Any, list[str]], tmp_path: Path) -> None
     # The choice is in the address: opened again, it is there again.
     tab.select_option("#metric", "word_ppl")
     tab.reload()
-    tab.wait_for_selector(".bk-Figure")
-    tab.wait_for_timeout(200)
+    tab.wait_for_function(DRAWN)
     assert tab.input_value("#metric") == "word_ppl"
     assert curves(tab)["y_label"] == "Perplexity per word"
     assert tab.locator("#study").input_value().startswith("<b>novels")
