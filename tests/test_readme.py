@@ -20,7 +20,7 @@ MODEL = ["model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.d_ff=
 STEPS = ["optim.steps=4", "optim.warmup_steps=0", "optim.tokens_per_step=128"]
 READS = ["evaluation.lengths=[16,24]", "tracking=off", "cache=outputs/cache"]
 SMALL = [*MODEL, *STEPS, *READS]
-TEXT = ["data=text", "data.train=[books/*.txt]", "data.held_out=0.2"]
+TEXT = ["data=text", "data.train=[*.md]", "data.held_out=0.2"]
 PAPER = ["model.cutoffs=[4,8]", "train_length=16", "position=alibi", "data.name=mine"]
 PAPER += ["evaluation.lengths_past_training=[]"]
 # What is added to a command that has these words, the first that are found.
@@ -44,10 +44,11 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, text_file: Path) -> Path:
-    """What the README takes for granted: books, another text, a data set of the hub's."""
-    (tmp_path / "books").mkdir()
+    """What the README takes for granted: pages, another text, a data set of the hub's."""
+    (tmp_path / "docs").mkdir()
     text = text_file.read_text()
-    (tmp_path / "books" / "a.txt").write_text(text)
+    (tmp_path / "a.md").write_text(text)
+    (tmp_path / "docs" / "b.md").write_text(text[::-1])
     (tmp_path / "other.txt").write_text(text[: len(text) // 2])
     rows = pandas.DataFrame({"text": [f"row {n} of a data set\n" * 20 for n in range(300)]})
     (tmp_path / "hub").mkdir()
