@@ -6,7 +6,7 @@ time: its sources have a column for each, and the page's script names the column
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,20 +29,27 @@ HEIGHT = 420  # pixels of the axes
 LEGEND_COLUMNS = 4
 
 
-def lengths_figure(panel: Panel, metrics: Sequence[str]) -> "figure":
-    """Every metric of a comparison against evaluation length; the page's script chooses one."""
+def lengths_figure(panels: Mapping[str, Panel]) -> "figure":
+    """Every metric of a comparison against evaluation length; the page's script chooses one.
+
+    panels: of each metric; what is published may compare in one metric and not in another.
+    """
+    metrics = [*panels]
+    panel = panels[metrics[0]]
     fig = _figure(panel, panel.length_label, metrics[0])
     own = panel.styles()
     train_lengths = sorted({curve.train_length for curve in panel.curves})
-    published = [(p.source, curve) for p in panel.published for curve in p.curves]
-    for source, curve in [*published, *(("", curve) for curve in panel.curves)]:
-        of = train_lengths if not source else [curve.train_length]
-        drawn_as = own[id(curve)] if not source else style(curve.read_as)
-        name = label_of(curve, train_lengths) if not source else f"{curve.name} ({source})"
-        data = _columns(curve, metrics, name)
-        colour = _hex(shade_of(curve, drawn_as, of))
-        as_ = replace(drawn_as, dash=line_of(curve, drawn_as))
-        _draw(fig, name, data, metrics[0], colour, as_)
+    theirs: dict[tuple[str, str, int], tuple[Curve, list[str]]] = {}
+    for metric, of_metric in panels.items():
+        for source, curve in ((p.source, c) for p in of_metric.published for c in p.curves):
+            key = (source, curve.name, curve.train_length)
+            theirs.setdefault(key, (curve, []))[1].append(metric)
+    for (source, _, length), (curve, shown) in theirs.items():
+        data = _columns(curve, metrics, f"{curve.name} ({source})", shown)
+        _draw(fig, data, metrics[0], curve, style(curve.read_as), [length])
+    for curve in panel.curves:
+        data = _columns(curve, metrics, label_of(curve, train_lengths), metrics)
+        _draw(fig, data, metrics[0], curve, own[id(curve)], train_lengths)
     lengths = sorted({at for curve in panel.curves for at in curve.points})
     multiples = sorted({at / c.train_length for c in panel.curves for at in c.points})
     ticks = {metric: apart(lengths, train_lengths) for metric in metrics}
@@ -70,21 +77,17 @@ def positions_figure(panel: Panel) -> "figure":
     own = panel.styles()
     train_lengths = sorted({curve.train_length for curve in panel.curves})
     for curve in panel.curves:
-        bins = bins_to_draw(curve)
-        name = label_of(curve, train_lengths)
+        if not (bins := bins_to_draw(curve)):
+            continue
         data: dict[str, list[Any]] = {
             "at": [math.sqrt(found.context_from * found.context_to) for found in bins],
             "loss": [found.loss for found in bins],
             "where": [f"{f.context_from:,} to {f.context_to:,} tokens before it" for f in bins],
             "loss said": [f"{found.loss:.4g}" for found in bins],
             "more": [f"{found.tokens:,} tokens" for found in bins],
-            "name": [name] * len(bins),
+            "name": [label_of(curve, train_lengths)] * len(bins),
         }
-        drawn_as = own[id(curve)]
-        colour = _hex(shade_of(curve, drawn_as, train_lengths))
-        if bins:
-            as_ = replace(drawn_as, dash=line_of(curve, drawn_as))
-            _draw(fig, name, data, "loss", colour, as_)
+        _draw(fig, data, "loss", curve, own[id(curve)], train_lengths)
     return fig
 
 
@@ -100,18 +103,20 @@ def components(figures: dict[str, "figure"]) -> tuple[str, dict[str, str]]:
     return library + script, places
 
 
-def _columns(curve: Curve, metrics: Sequence[str], name: str) -> dict[str, list[Any]]:
-    """By column, a value for each evaluation length; NaN where a metric has none."""
+def _columns(
+    curve: Curve, metrics: Sequence[str], name: str, shown: Sequence[str]
+) -> dict[str, list[Any]]:
+    """By column, a value for each evaluation length; NaN of metrics that are not shown."""
     lengths = curve.lengths
     data: dict[str, list[Any]] = {
         "at": list(lengths),
         "multiple": [at / curve.train_length for at in lengths],
-        "name": [f"{name}, trained at {curve.train_length:,}"] * len(lengths),
-        "where": [f"at {at:,}" for at in lengths],
+        "name": [name] * len(lengths),
+        "where": [f"trained at {curve.train_length:,}, at {at:,}" for at in lengths],
         "more": [_runs(curve, at) for at in lengths],
     }
     for metric in metrics:
-        means, by_seed = drawable(curve, metric), curve.values(metric)
+        means, by_seed = drawable(curve, metric) if metric in shown else {}, curve.values(metric)
         seeds = [by_seed[at] if at in means else [math.nan] for at in lengths]
         data[metric] = [means.get(at, math.nan) for at in lengths]
         data[f"{metric} low"] = [min(values) for values in seeds]
@@ -165,14 +170,26 @@ def tooltips(metric: str) -> list[tuple[str, str]]:
 
 
 def _draw(
-    fig: "figure", name: str, data: dict[str, list[Any]], metric: str, colour: str, as_: Style
+    fig: "figure",
+    data: dict[str, list[Any]],
+    metric: str,
+    curve: Curve,
+    drawn_as: Style,
+    train_lengths: Sequence[int],
 ) -> None:
     """A line with marks, and the range of its seeds as a band; the legend hides them together."""
     from bokeh.models import ColumnDataSource, HoverTool
 
-    source = ColumnDataSource(data)
-    shared: dict[str, Any] = {"source": source, "color": colour, "legend_label": name}
-    if f"{metric} low" in data and data[f"{metric} low"] != data[f"{metric} high"]:
+    if not data["at"]:
+        return
+    as_ = replace(drawn_as, dash=line_of(curve, drawn_as))
+    colour = _hex(shade_of(curve, drawn_as, train_lengths))
+    shared: dict[str, Any] = {
+        "source": ColumnDataSource(data),
+        "color": colour,
+        "legend_label": data["name"][0],
+    }
+    if f"{metric} low" in data and len(next(iter(curve.points.values()))) > 1:
         fig.varea("at", f"{metric} low", f"{metric} high", fill_alpha=0.15, **shared)
     dash = DASHES.get(as_.dash) if isinstance(as_.dash, str) else None
     pixels = [max(1, round(2 * length)) for length in as_.dash[1]] if dash is None else dash

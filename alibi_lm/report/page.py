@@ -104,8 +104,11 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
         # Perplexity has a table always: it may say that memory ran out.
         if drawn or metric == "ppl" or any(curve.values(metric) for curve in curves):
             metrics.append(MetricView(metric, drawn, lengths_table(curves, metric)))
-    shown = panel(group, curves, title, "relative", published)
-    drawn_metrics = [view.metric for view in metrics if view.drawn]
+    panels = {
+        view.metric: panel(group, curves, title, view.metric, published)
+        for view in metrics
+        if view.drawn
+    }
     by_position = group.protocol.by_position and has_positions(curves)
     return View(
         study=title,
@@ -114,8 +117,10 @@ def _view(group: Comparison, curves: list[Curve], title: str, published: bool) -
         n_seeds=several_seeds(curves),
         metrics=metrics,
         differences=to_the_best(curves),
-        curves=lengths_figure(shown, drawn_metrics) if drawn_metrics else None,
-        positions=positions_figure(shown) if by_position else None,
+        curves=lengths_figure(panels) if panels else None,
+        positions=positions_figure(panel(group, curves, title, "loss", False))
+        if by_position
+        else None,
         figures=[
             (drawing.title, drawing.note, _inline(made))
             for drawing in FIGURES.values()

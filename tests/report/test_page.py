@@ -193,9 +193,27 @@ def test_pointing_at_a_mark_tells_value_seeds_and_runs(opened: tuple[Any, list[s
     tab.mouse.move(*place)
     told = "tip => [...tip.shadowRoot.querySelectorAll('div')].map(each => each.innerText).join()"
     tip = tab.wait_for_selector(".bk-Tooltip").evaluate(told)
-    assert re.search(r"trained at 64\s+at \d+: [\d.]+", tip), tip
+    assert re.search(r"trained at 64, at \d+: [\d.]+", tip), tip
     assert "mean of 2 seeds from" in tip
     assert complaints == []
+
+
+def test_published_curves_stand_where_they_compare(opened: tuple[Any, list[str]]) -> None:
+    """On another text only relative to the training length."""
+    tab, _ = opened
+    values = tab.evaluate(
+        """() => {
+          const place = document.querySelector(".view:not([hidden]) .curves [data-root-id]");
+          const { model } = Bokeh.index.get_by_id(place.dataset.rootId);
+          const lines = model.renderers.filter(each => each.glyph.type == "Line");
+          return lines.map(({ data_source: { data } }) =>
+            [data.name[0], ...["ppl", "relative"].map(m => [...data[m]].some(Number.isFinite))]);
+        }"""
+    )
+    published = [have for name, *have in values if "Press et al. 2022" in name]
+    assert published
+    assert all(have == [False, True] for have in published)
+    assert all(have[0] for name, *have in values if "et al." not in name)
 
 
 def test_a_click_on_a_name_hides_its_curve(opened: tuple[Any, list[str]]) -> None:
