@@ -83,8 +83,8 @@ def panel(
 
 
 def panels_of(whole: Panel) -> list[Panel]:
-    """The panel; of many curves also one for each family, unless it names the best already."""
-    if len(whole.curves) <= MANY or whole.named:
+    """The panel; of many curves also one for each family."""
+    if len(whole.curves) <= MANY:
         return [whole]
     families: dict[str, list[Curve]] = {}
     for curve in whole.curves:
