@@ -91,7 +91,6 @@ def command(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show ends nothing
             stream.reconfigure(errors="replace")
-    register(kind, sweeps)
     failures: list[Exception] = []
 
     def composed(values: DictConfig) -> None:
@@ -103,6 +102,7 @@ def command(
             failures.append(error)  # raised below, where Hydra adds no lines of its own to it
 
     def run() -> None:
+        register(kind, sweeps, _take_plain_settings(kind))
         check_overrides(sys.argv[1:])
         if sweeps and not any(re.match("-(?!-config)", word) for word in sys.argv[1:]):
             # Where the settings cannot be composed, Hydra does not find the mode in them.
@@ -115,11 +115,34 @@ def command(
     _run_cleanly(run, kind)
 
 
-def register(kind: type[Any], sweeps: bool = False) -> None:
-    """Tell Hydra the command's settings, and whether it runs every combination of them."""
+def register(kind: type[Any], sweeps: bool = False, given: dict[str, Any] | None = None) -> None:
+    """Tell Hydra the command's settings, and whether it runs every combination of them.
+
+    given: settings whose values it is told, too.
+    """
     register_schema(kind)
     mode = {"hydra": {"mode": "MULTIRUN"}} if sweeps else {}
-    ConfigStore.instance().store(name="command", node=mode, package="_global_")
+    ConfigStore.instance().store(name="command", node=mode | (given or {}), package="_global_")
+
+
+def _take_plain_settings(kind: type[Any]) -> dict[str, Any]:
+    """Settings of this command that are groups in others, taken off the command line.
+
+    `model=` is a choice of configs/model for train.py; for convert.py it is a name, and Hydra would
+    look for a file.
+    """
+    plain = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if isinstance(field.default, str | None) and field.name not in REGISTRIES
+    }
+    given: dict[str, Any] = {}
+    for word in sys.argv[1:]:
+        name, _, _ = word.partition("=")
+        if name in plain and (CONFIGS / name).is_dir():
+            given[name] = OverridesParser.create().parse_override(word).value()
+            sys.argv.remove(word)
+    return given
 
 
 def compose_all(composed: list[Composed], kind: type[T]) -> list[tuple[T, tuple[str, ...]]]:

@@ -21,7 +21,8 @@ from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.machine.names import DEVICE_MEANING, DEVICES, DTYPE_MEANING, DTYPES
 from alibi_lm.model.config import ModelConfig
-from alibi_lm.positions import PositionConfig
+from alibi_lm.model.huggingface import HuggingfaceConfig
+from alibi_lm.positions import PositionConfig, Sizes
 from alibi_lm.positions.alibi import AlibiConfig
 from alibi_lm.settings import REGISTRIES, out_of_bounds, setting, unknown
 from alibi_lm.tracking import TrackingConfig
@@ -30,14 +31,12 @@ from alibi_lm.training.parallel import PARALLEL
 
 
 @dataclass
-class Config:
-    """One run: a model, its training, and its evaluation."""
+class RunConfig:
+    """What is set of every run, whoever trained it: what evaluation needs to know."""
 
     position: PositionConfig = setting(AlibiConfig, "the positional scheme")
-    model: ModelConfig = setting(ModelConfig, "the decoder's sizes")
     data: DataConfig = setting(StdlibConfig, "the corpus", identity=False)
     tokenizer: TokenizerConfig = setting(BpeConfig, "the tokenizer", identity=False)
-    optim: OptimConfig = setting(AdamwConfig, "the training recipe")
     evaluation: EvaluationConfig = setting(EvaluationConfig, "the evaluation", identity=False)
     tracking: TrackingConfig = setting(TrackingConfig, "what W&B gets", identity=False)
     train_length: int = setting(64, "tokens per training sequence (L in the paper)", at_least=1)
@@ -45,16 +44,83 @@ class Config:
     dtype: str = setting("float32", DTYPE_MEANING, choices=DTYPES)
     device: str = setting("auto", DEVICE_MEANING, choices=DEVICES, identity=False)
     backend: str = setting("auto", BACKEND_MEANING, choices=("auto", *BACKENDS), identity=False)
+    deterministic: bool | None = setting(
+        None,
+        "same numbers on each run of a machine; null: on a CPU yes, on a GPU no",
+        identity=False,
+    )
+    output: str = setting("outputs", "folder for runs and for the files of a sweep", identity=False)
+    cache: str = setting("outputs/cache", "folder for token files, shared by runs", identity=False)
+    run: str | None = setting(
+        None, "name of the run folder; null: made from the settings", identity=False
+    )
+
+    def problems(self) -> list[str]:
+        """Every problem of each part that is read."""
+        problems = out_of_bounds(self)
+        for part in (self.tokenizer, self.evaluation, self.tracking):
+            problems += part.problems()
+        for key in ("output", "report", "cache"):
+            if getattr(self, key, None) == "":
+                problems.append(f"{key}: given '', but it must name a folder")
+        if self.run is not None and (self.run in ("", "..") or Path(self.run).name != self.run):
+            given = self.run or "''"
+            problems.append(f"run: given {given}, but it must be a name; output= is its folder")
+        if not self.data.name.strip():
+            problems.append(
+                "data.name: given '', but the data set needs a name; of data=hub, owner/name"
+            )
+        return problems
+
+    @property
+    def sizes(self) -> Sizes:
+        """What a positional scheme knows of the model."""
+        raise NotImplementedError
+
+    @property
+    def train_tokens(self) -> int | None:
+        """Tokens that it was trained on; None if that is not known."""
+        return None
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that a text begins with; None if it was trained without one."""
+        return None
+
+
+@dataclass
+class PretrainedConfig(RunConfig):
+    """A run that others trained: a model of transformers, and its evaluation."""
+
+    pretrained: HuggingfaceConfig = setting(HuggingfaceConfig, "the model")
+
+    @property
+    def sizes(self) -> Sizes:
+        """As its own configuration says."""
+        return self.pretrained.sizes(self.train_length)
+
+    @property
+    def bos_token(self) -> str | None:
+        """Its tokenizer's."""
+        return self.pretrained.bos_token
+
+
+@dataclass
+class Config(RunConfig):
+    """One run: a model, its training, and its evaluation."""
+
+    model: ModelConfig = setting(ModelConfig, "the decoder's sizes")
+    optim: OptimConfig = setting(AdamwConfig, "the training recipe")
+    start: str | None = setting(
+        None,
+        "folder of a trained run: train on from its weights, by another scheme if one is set",
+        identity=False,
+    )
     compile: bool = setting(
         False, "torch.compile the blocks for training: a slow first step", identity=False
     )
     checkpointing: bool = setting(
         False, "recompute blocks in the backward pass: less memory, slower", identity=False
-    )
-    deterministic: bool | None = setting(
-        None,
-        "same numbers on each run of a machine; null: on a CPU yes, on a GPU no",
-        identity=False,
     )
     parallel: str = setting(
         "ddp",
@@ -65,35 +131,29 @@ class Config:
     checkpoint_seconds: float = setting(
         120.0, "time between checkpoints: the most that a kill can cost", at_least=0, identity=False
     )
-    output: str = setting("outputs", "folder for runs and for the files of a sweep", identity=False)
     report: str | None = setting(None, "folder for a sweep's report; null: output", identity=False)
-    cache: str = setting("outputs/cache", "folder for token files, shared by runs", identity=False)
-    run: str | None = setting(
-        None, "name of the run folder; null: made from the settings", identity=False
-    )
 
     def problems(self) -> list[str]:
         """Every problem of each part and between parts."""
-        problems = out_of_bounds(self)
-        parts = (self.model, self.data, self.tokenizer, self.optim, self.evaluation, self.tracking)
-        for part in parts:
+        problems = super().problems()
+        for part in (self.model, self.data, self.optim):
             problems += part.problems()
-        for key, value in (("output", self.output), ("report", self.report), ("cache", self.cache)):
-            if value == "":
-                problems.append(f"{key}: given '', but it must name a folder")
-        if self.run is not None and (self.run in ("", "..") or Path(self.run).name != self.run):
-            given = self.run or "''"
-            problems.append(f"run: given {given}, but it must be a name; output= is its folder")
-        if not self.data.name.strip():
-            problems.append(
-                "data.name: given '', but the data set needs a name; of data=hub, owner/name"
-            )
         if not problems:
-            problems += self.position.problems(self.model.sizes(self.train_length))
+            problems += self.position.problems(self.sizes)
             problems += self._batch_problems()
         if not problems:
             problems += self.evaluation.length_problems(self.train_length)
         return problems
+
+    @property
+    def sizes(self) -> Sizes:
+        """Those of the decoder."""
+        return self.model.sizes(self.train_length)
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of all steps."""
+        return self.optim.train_tokens
 
     def _batch_problems(self) -> list[str]:
         if self.optim.tokens_per_step % self.train_length:
@@ -196,11 +256,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return values
 
 
-def from_dict(values: dict[str, Any]) -> Config:
+def from_dict(values: dict[str, Any]) -> Config | PretrainedConfig:
     """The configuration that `to_dict` wrote; raises a SettingsError or OmegaConf's own errors."""
     problems = []
     typed: dict[str, Any] = dict(values)
+    made: type[Config | PretrainedConfig] = PretrainedConfig if "pretrained" in values else Config
     for group, registry in REGISTRIES.items():
+        if group not in {field.name for field in dataclasses.fields(made)}:
+            continue
         part = dict(values.get(group, {}))
         kind = part.pop("kind", None)
         if kind not in registry.settings:
@@ -212,6 +275,6 @@ def from_dict(values: dict[str, Any]) -> Config:
             typed[group] = OmegaConf.merge(OmegaConf.structured(registry.settings[kind]), part)
     if problems:
         raise SettingsError(problems)
-    merged = OmegaConf.merge(schema(Config), typed)
+    merged = OmegaConf.merge(schema(made), typed)
     assert isinstance(merged, DictConfig)
-    return from_hydra(merged, Config)
+    return from_hydra(merged, made)

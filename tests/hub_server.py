@@ -80,3 +80,34 @@ def listing(folder: Path, repository: Path) -> list[dict[str, object]]:
         }
         for path in sorted(folder.iterdir())
     ]
+
+
+@contextlib.contextmanager
+def refusing_hub() -> Iterator[str]:
+    """A hub that has no model: `owner/gated` is gated, `owner/old` has no such revision."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            status, code = 404, "RepoNotFound"
+            if "owner/gated" in self.path:
+                status, code = 403, "GatedRepo"
+            elif "owner/old" in self.path:
+                code = "RevisionNotFound"
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

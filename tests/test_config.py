@@ -67,8 +67,8 @@ def problems(*overrides: str) -> list[str]:
 def test_every_problem_is_told_at_once() -> None:
     lines = problems("seed=-1", "model.dropout=1", "model.n_heads=7", "optim.warmup_steps=501")
     assert lines == [
-        "model.dropout: given 1.0, but it must be below 1",
         "seed: given -1, but it must be at least 0",
+        "model.dropout: given 1.0, but it must be below 1",
         "model.n_heads: given 7, but it must divide model.d_model = 192",
         "optim.warmup_steps: given 501, but it must be at most optim.steps = 500",
     ]

@@ -101,6 +101,12 @@ class TokenizedCorpus:
         decoded = tokenizer.decode_batch([[i] for i in range(self.vocab_size)], False)
         return [None if i == end else text for i, text in enumerate(decoded)]
 
+    def id_of(self, token: str) -> int:
+        """The number of a token that the tokenizer has."""
+        number = tokenizers.Tokenizer.from_file(str(self.tokenizer_file)).token_to_id(token)
+        assert number is not None
+        return number
+
     def split(self, name: str) -> Split:
         """The named split, or a UserError if the corpus lacks it."""
         if name not in self.splits:

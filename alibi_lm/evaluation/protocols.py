@@ -31,6 +31,7 @@ from alibi_lm.machine.names import DTYPES
 from alibi_lm.settings import missing, setting, unknown
 
 ATTENTION = ("full", "window")
+BOS = ("none", "start", "window")
 LONGEST_NAME = 100  # letters of changes that stand in a file's name as they are
 PROTOCOLS: dict[str, "type[Protocol]"] = {}
 
@@ -62,6 +63,12 @@ class EvaluationConfig:
     position: Any = setting(
         None,
         "read the weights by other settings: {scaling:yarn,factor:4}, or a list; {}: as trained",
+    )
+    bos: str | None = setting(
+        None,
+        "beginning-of-text token of pretrained models: none, at the start of the text, or in every "
+        "window, where it takes a place; null: as the run says",
+        choices=BOS,
     )
     split: str = setting("validation", "split that is scored", choices=SPLITS)
     batch_tokens: int = setting(8192, "tokens per forward pass, at least one window", at_least=1)
@@ -130,6 +137,7 @@ class Protocol:
     length: int  # of the spans, at most; same_targets: tokens of context
     stride: int | None = None  # new tokens per span
     sample: int | None = None  # how many targets are drawn; None: all are scored
+    bos: str = "none"  # where a beginning-of-text token stands, one of BOS
 
     name: ClassVar[str]
     takes_stride: ClassVar[bool] = False  # whether evaluation.stride is for it
@@ -154,9 +162,15 @@ class Protocol:
         return []
 
     @property
+    def places(self) -> int:
+        """Tokens of the text in a span, at most: a beginning-of-text token takes a place."""
+        return self.length - (self.bos == "window")
+
+    @property
     def label(self) -> str:
         """The protocol in one word, without its length."""
-        return f"{self.name}{(self.stride if self.takes_stride else self.sample) or ''}"
+        bos = "" if self.bos == "none" else f"-bos_{self.bos}"
+        return f"{self.name}{(self.stride if self.takes_stride else self.sample) or ''}{bos}"
 
     @property
     def words(self) -> str:
@@ -164,6 +178,7 @@ class Protocol:
         words = [self.name]
         words += [f"stride {self.stride}"] if self.takes_stride else []
         words += [f"{self.sample} targets"] if self.sample else []
+        words += {"none": [], "start": ["BOS first"], "window": ["BOS in every window"]}[self.bos]
         return ", ".join(words)
 
     @property
@@ -194,10 +209,16 @@ class Protocol:
         before = counts.cumsum() - counts  # targets that earlier spans scored
         targets = np.arange(counts.sum()) + np.repeat(scored_from - before, counts)
         contexts: npt.NDArray[np.int64] = targets - np.repeat(start, counts) + 1
+        contexts += self.length - self.places
         return contexts
 
     def unfit(self, n_targets: int, split: str) -> str | None:
         """Why a split of that many tokens cannot be scored, as `... given, but ...`."""
+        if self.places < (self.stride if self.takes_stride and self.stride else 1):
+            return (
+                f"evaluation.bos: given {self.bos}, but at length {self.length} it leaves "
+                f"{self.places} places for the text"
+            )
         if self.length > n_targets:
             return (
                 f"evaluation.lengths: given {self.length}, but the {split} split has {n_targets} "
@@ -219,11 +240,11 @@ class Nonoverlapping(Protocol):
 
     def at_any_length(self) -> Protocol:
         """The stride is the length, and goes with it."""
-        return Nonoverlapping(0)
+        return Nonoverlapping(0, bos=self.bos)
 
     def spans(self, n_targets: int) -> Spans:
         """Sliding with the length as stride, to the last digit."""
-        return sliding(n_targets, self.length, self.length)
+        return sliding(n_targets, self.places, self.places)
 
 
 @register("sliding")
@@ -261,7 +282,7 @@ class Sliding(Protocol):
     def spans(self, n_targets: int) -> Spans:
         """The next `stride` tokens in each window."""
         assert self.stride is not None
-        return sliding(n_targets, self.length, self.stride)
+        return sliding(n_targets, self.places, self.stride)
 
 
 @register("same_targets")
@@ -280,7 +301,7 @@ class SameTargets(Protocol):
     def spans(self, n_targets: int) -> Spans:
         """One for each target."""
         assert self.sample is not None
-        return same_targets(n_targets, self.length, self.sample)
+        return same_targets(n_targets, self.places, self.sample)
 
     def unfit(self, n_targets: int, split: str) -> str | None:
         """Enough context must stand before the first target that may be drawn."""
@@ -328,13 +349,18 @@ class Measurement:
 
 
 def measurements(
-    settings: EvaluationConfig, train_length: int, text: str, dtype: str, changes: str = ""
+    settings: EvaluationConfig,
+    train_length: int,
+    text: str,
+    dtype: str,
+    changes: str = "",
+    bos: str = "none",
 ) -> list[Measurement]:
     """Every measurement that the settings ask for of a model trained at that length, each once."""
     windows = {"full": None, "window": settings.window or train_length}
     wanted = (
         Measurement(
-            PROTOCOLS[name].of(settings, length),
+            replace(PROTOCOLS[name].of(settings, length), bos=bos),
             settings.split,
             text,
             dtype,

@@ -59,7 +59,7 @@ class Row:
     variant: str = ""  # the scheme's settings that are not its defaults
     n_parameters: int
     vocab_size: int
-    train_tokens: int
+    train_tokens: int | None  # None where it is not known
     dtype: str  # of the evaluation
     backend: str  # how attention was computed
     device: str
@@ -81,13 +81,18 @@ class Row:
     lost: float | None = None
     identity: str = ""  # hash of all that decides the run's weights
     reason: str = ""  # why it was refused
+    bos: str = "none"  # where a beginning-of-text token stood: none, start, or (every) window
     prefix_consistent: bool = True  # False: what a token gets depends on the length of the window
 
     @property
     def measurement(self) -> Measurement:
         """What was measured of the run: no two rows of a run agree in it."""
         protocol = protocol_named(
-            self.protocol, length=self.eval_length, stride=self.stride, sample=self.sample
+            self.protocol,
+            length=self.eval_length,
+            stride=self.stride,
+            sample=self.sample,
+            bos=self.bos,
         )
         return Measurement(
             protocol, self.split, self.data_hash, self.dtype, self.window, self.changes

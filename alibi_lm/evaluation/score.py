@@ -22,7 +22,14 @@ from alibi_lm.machine.memory import is_out_of_memory
 from alibi_lm.model.softmax import UNSCORED
 
 
-class Subject(typing.Protocol):
+class Model(typing.Protocol):
+    """Whatever gives token losses."""
+
+    def __call__(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
+        """Losses in nats; a target UNSCORED has none. (B, T), (B, T) -> (B, T)."""
+
+
+class Subject(Model, typing.Protocol):
     """Whatever can be measured: it gives token losses and says how it attended."""
 
     @property
@@ -30,15 +37,15 @@ class Subject(typing.Protocol):
         """What computed attention in the last call."""
 
     @property
-    def longest(self) -> int | None:
-        """The longest text that it can read; None for any."""
+    def casts(self) -> bool:
+        """Whether autocast makes it compute in a dtype; else its weights are in that dtype."""
+
+    def refusal(self, length: int, window: int | None) -> str | None:
+        """Why it cannot read texts of that length within that window; None if it can."""
 
     @property
     def prefix_consistent(self) -> bool:
         """Whether a token's loss is the same if the text goes on behind it."""
-
-    def __call__(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
-        """Losses in nats; a target UNSCORED has none. (B, T), (B, T) -> (B, T)."""
 
 
 # Losses of (inputs, targets), as `score` asks for them.
@@ -52,14 +59,20 @@ def score(
     batch_tokens: int,
     advance: Callable[[int], object] = lambda read: None,
     fill: bool = False,
+    bos: int | None = None,
 ) -> npt.NDArray[np.float32]:
     """The loss of each target that the protocol scores, in nats, in the order of the text.
 
     stream: (N + 1,), the N targets after the one token before them. `advance` is told how many
     tokens were read. fill: read every window at the protocol's length, for models that are not
-    prefix-consistent, whose numbers would hang on how windows are batched. Several processes take
+    prefix-consistent, whose numbers would hang on how windows are batched. bos: the number of the
+    beginning-of-text token, for protocols that have one. Several processes take
     the batches in turns, and all get all losses; if one of them runs out of memory, all raise.
     """
+    assert bos is not None or protocol.bos == "none"
+    if protocol.bos == "start":
+        stream = np.concatenate([np.array([bos], stream.dtype), stream[1:]])
+    first = bos if protocol.bos == "window" else None
     n_targets, n_processes = len(stream) - 1, processes.world_size()
     spans, size = protocol.spans(n_targets), max(1, batch_tokens // protocol.length)
     rank = processes.rank()
@@ -68,7 +81,7 @@ def score(
     try:
         for start in range(rank * size, len(spans), n_processes * size):
             inputs, targets = span_tensors(
-                spans[start : start + size], stream, protocol.length if fill else 0
+                spans[start : start + size], stream, protocol.places if fill else 0, first
             )
             read = losses_of(inputs, targets).float().cpu()
             losses.append(read[targets != UNSCORED].numpy())
@@ -88,29 +101,36 @@ def score(
 
 
 def reader(
-    subject: Subject, device: torch.device, dtype: str, window: int | None = None
+    model: Model, device: torch.device, dtype: str, window: int | None = None
 ) -> TokenLosses:
-    """The subject as `score` calls it: on its device, in that dtype, without gradients."""
+    """The model as `score` calls it: on its device, in that dtype, without gradients."""
 
     @torch.inference_mode()
     def losses_of(inputs: Tensor, targets: Tensor) -> Tensor:
         with autocast(device, dtype):
-            return subject(inputs.to(device), targets.to(device), window=window)
+            return model(inputs.to(device), targets.to(device), window=window)
 
     return losses_of
 
 
 def span_tensors(
-    spans: Spans, stream: npt.NDArray[np.unsignedinteger], at_least: int = 0
+    spans: Spans,
+    stream: npt.NDArray[np.unsignedinteger],
+    at_least: int = 0,
+    first: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Inputs, and targets or UNSCORED, of spans that are read at once. (B, T), (B, T).
 
-    Shorter spans, and all that are shorter than at_least, are padded on the right, which no scored
-    loss of a causal model sees.
+    first: a token that stands before each span. Shorter spans, and all that are shorter than
+    at_least, are padded on the right, which no scored loss of a causal model sees.
     """
     starts, scored_from, stops = (column[:, None] for column in spans.T)
     places = starts + np.arange(max(at_least, (stops - starts).max()))  # target numbers, (B, T)
     scored = (places >= scored_from) & (places < stops)
     places = np.minimum(places, stops - 1)
     targets = np.where(scored, stream[places + 1], np.int64(UNSCORED))
-    return torch.from_numpy(stream[places].astype(np.int64)), torch.from_numpy(targets)
+    inputs = stream[places].astype(np.int64)
+    if first is not None:  # what it predicts is no target of this span
+        inputs = np.pad(inputs, ((0, 0), (1, 0)), constant_values=first)
+        targets = np.pad(targets, ((0, 0), (1, 0)), constant_values=UNSCORED)
+    return torch.from_numpy(inputs), torch.from_numpy(targets)

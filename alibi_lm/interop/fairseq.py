@@ -10,7 +10,7 @@ import hashlib
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,18 @@ import torch
 from torch import Tensor
 
 from alibi_lm.config import Config
-from alibi_lm.data.corpus import DataConfig
 from alibi_lm.data.dictionary import count_words, read_dictionary
 from alibi_lm.data.sources.wikitext import WikitextConfig
 from alibi_lm.data.tokenizers import WordsConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.evaluation.protocols import EvaluationConfig
+from alibi_lm.interop.config import ConvertConfig
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.model.config import ModelConfig
-from alibi_lm.positions import PositionConfig
 from alibi_lm.positions.alibi import AlibiConfig
 from alibi_lm.runs.folder import DICTIONARY, Run, new_run
 from alibi_lm.runs.train import build_model
-from alibi_lm.settings import out_of_bounds, setting
 from alibi_lm.training.checkpoint import pack_weights
 from alibi_lm.training.optim import NagConfig
 
@@ -59,36 +57,13 @@ NO_WEIGHTS = re.compile(r"(.*\.)?(version|_float_tensor)")
 PAPER = NagConfig(lr=1.0, min_lr=1e-4, warmup_steps=16_000, warmup_init_lr=1e-7, grad_clip=0.1)
 
 
-@dataclass
-class ConvertConfig:
-    """A checkpoint of the paper's authors, and the text that it will be evaluated on."""
-
-    checkpoint: str = setting("", "fairseq's .pt file")
-    dictionary: str = setting("", "the dict.txt that its words are numbered by")
-    position: PositionConfig = setting(AlibiConfig, "its scheme, which the file does not name")
-    data: DataConfig = setting(WikitextConfig, "the corpus")
-    output: str = setting("outputs", "folder for runs")
-    cache: str = setting("outputs/cache", "folder for token files, shared by runs")
-    run: str | None = setting(None, "name of the run folder; null: made from the settings")
-
-    def problems(self) -> list[str]:
-        """There must be a checkpoint and a dictionary."""
-        problems = out_of_bounds(self) + self.data.problems()
-        for key, example in (("checkpoint", "alibi_wt103_L512.pt"), ("dictionary", "dict.txt")):
-            given = getattr(self, key)
-            if not given:
-                problems.append(f"{key}: not given; name a file, e.g. {key}={example}")
-            elif not Path(given).is_file():
-                problems.append(f"{key}: given {given}, which is not a file")
-        return problems
-
-
 def convert(wanted: ConvertConfig) -> Run:
     """Write the run folder of a checkpoint, for the text that is given; the run is trained.
 
     A UserError if anything in the checkpoint, the dictionary or the text does not fit; then there
     is no folder.
     """
+    assert wanted.checkpoint is not None and wanted.dictionary is not None
     path, dictionary = Path(wanted.checkpoint), Path(wanted.dictionary)
     checkpoint = read_checkpoint(path)
     arguments = arguments_of(checkpoint, path)
@@ -96,9 +71,9 @@ def convert(wanted: ConvertConfig) -> Run:
     model, updates = model_config(arguments, vocab_size, path), _updates(checkpoint)
     tokenizer = WordsConfig(layout="fairseq", dictionary=str(dictionary))
     config = Config(
-        position=wanted.position,
+        position=wanted.position or AlibiConfig(),
         model=model,
-        data=wanted.data,
+        data=wanted.data or WikitextConfig(),
         tokenizer=tokenizer,
         optim=recipe(arguments, updates),
         evaluation=EvaluationConfig(lengths=[_size(arguments, "tokens_per_sample")]),

@@ -56,6 +56,19 @@ class AdaptiveSoftmax(nn.Module):
             embedded[here] = found.to(embedded.dtype)
         return embedded
 
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """Log p of every word, float32. (B, T, D) -> (B, T, V)."""
+        first, *tails = self._parts()
+        head = torch.cat([first[1], self.clusters])
+        in_head = F.linear(hidden, head).float().log_softmax(-1)
+        n_words = len(first[1])
+        found, of_bands = [in_head[..., :n_words]], in_head[..., n_words:]
+        for number, (_, vectors, projection) in enumerate(tails):
+            narrow = F.linear(hidden, projection.T)
+            within = F.linear(narrow, vectors).float().log_softmax(-1)
+            found.append(of_bands[..., number, None] + within)
+        return torch.cat(found, dim=-1)
+
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """As TiedSoftmax.losses."""
         return losses_where_scored(hidden, targets, self._losses)

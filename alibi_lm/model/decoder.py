@@ -1,7 +1,7 @@
 """The decoder: pre-norm Transformer blocks on tied embeddings (Press et al. 2022, section 2.1).
 
 It knows positions only through the hooks of a `Position` and never asks which scheme it
-holds. Any length can be read at inference. What comes out is the loss of each token, never logits.
+holds. Any length can be read at inference. What comes out is the loss of each token, not logits.
 """
 
 import math
@@ -92,6 +92,7 @@ class Decoder(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.casts = True  # its weights are in float32, autocast computes in other dtypes
         self.checkpointing = checkpointing
         self.embedding = build_softmax(config, vocab_size)
         # The caller's generator is left as it was.
@@ -150,6 +151,15 @@ class Decoder(nn.Module):
         draws: random numbers for schemes that draw positions or have a loss of their own, in
         training.
         """
+        losses = self.embedding.losses(self.hidden(inputs, window, draws), targets)
+        extra = None if draws is None else self.position.extra_loss(draws)
+        # Its gradient alone is added: what is reported stays the loss of the text.
+        return losses if extra is None else losses + (extra - extra.detach())
+
+    def hidden(
+        self, inputs: Tensor, window: int | None = None, draws: Draws | None = None
+    ) -> Tensor:
+        """What the softmax is given. (B, T) -> (B, T, D)."""
         begun = self.position.begin(self.position.positions(inputs, draws))
         x = self.position.embed(self.embedding.embed(inputs) * self.embedding_scale, begun)
         x = self.dropout(x)
@@ -158,10 +168,8 @@ class Decoder(nn.Module):
                 x = checkpoint(block, x, self.position, begun, window, use_reentrant=False)
             else:
                 x = block(x, self.position, begun, window)
-        losses = self.embedding.losses(self.norm(x), targets)
-        extra = None if draws is None else self.position.extra_loss(draws)
-        # Its gradient alone is added: what is reported stays the loss of the text.
-        return losses if extra is None else losses + (extra - extra.detach())
+        normalised: Tensor = self.norm(x)
+        return normalised
 
     @property
     def backend(self) -> str:
@@ -173,6 +181,12 @@ class Decoder(nn.Module):
     def longest(self) -> int | None:
         """The longest text that can be read; None for any."""
         return self.position.longest
+
+    def refusal(self, length: int, window: int | None) -> str | None:
+        """Why it cannot read texts of that length within that window; None if it can."""
+        if self.longest is not None and length > self.longest:
+            return f"it has {self.longest} positions"
+        return None
 
     @property
     def prefix_consistent(self) -> bool:

@@ -83,6 +83,10 @@ class TiedSoftmax(nn.Module):
         """(B, T) -> (B, T, D)."""
         return F.embedding(tokens, self.weight)
 
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """Log p of every token, float32. (B, T, D) -> (B, T, V)."""
+        return F.linear(hidden, self.weight).float().log_softmax(-1)
+
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """-log p(target) in nats, float32. hidden: (B, T, D), targets: (B, T) -> (B, T).
 

@@ -1,6 +1,8 @@
 """Changes of rotary frequencies, for longer texts: linear, NTK, dynamic, YaRN, Llama 3, LongRoPE.
 
 Each is a function of the settings, of train_length, and of the length of the text at hand alone.
+(original_length, if it is set, stands for train_length: of weights that were trained on after
+another scheme's training at that length, or that were published with a scaling.)
 Frequency m of a head of K rotated coordinates is theta^(-2m / K); the exponents 2m / K are given.
 
 * linear: divided by the factor (Chen et al. 2023, arXiv 2306.15595).
@@ -39,6 +41,7 @@ OF_SCALING = {  # settings that only these scalings have
     ("llama3",): ("low_freq_factor", "high_freq_factor"),
     ("longrope", "longrope_dynamic"): ("long_factors",),
     ("longrope",): ("short_factors",),
+    ("dynamic", "yarn", "llama3", "longrope", "longrope_dynamic"): ("original_length",),
 }
 
 
@@ -49,6 +52,11 @@ class FrequencyConfig(PositionConfig):
     theta: float = setting(10000.0, "base of the wavelengths", above=1)
     scaling: str = setting("none", "how frequencies are changed", choices=SCALINGS)
     factor: float = setting(1.0, "of the scaling: how much longer texts get", at_least=1)
+    original_length: int | None = setting(
+        None,
+        "tokens up to which the plain frequencies were trained; null: train_length",
+        at_least=1,
+    )
     beta_fast: float = setting(32.0, "yarn: turns from which a pair is left as it is", above=0)
     beta_slow: float = setting(1.0, "yarn: turns below which a pair is divided", above=0)
     truncate: bool = setting(True, "yarn: the ramp begins and ends at whole pairs")
@@ -73,12 +81,14 @@ class FrequencyConfig(PositionConfig):
         if self.scaling == "yarn":
             return 0.1 * math.log(self.factor) + 1
         if self.scaling in ("longrope", "longrope_dynamic"):
-            return math.sqrt(1 + math.log(self.factor) / math.log(train_length))
+            length = self.original_length or train_length
+            return math.sqrt(1 + math.log(self.factor) / math.log(length))
         return 1.0
 
     def scaled(self, exponents: Tensor, length: int, train_length: int) -> Tensor:
         """The frequencies for a text of that length. (K/2,), float64."""
         width, theta, factor = 2 * len(exponents), self.theta, self.factor
+        train_length = self.original_length or train_length
         plain: Tensor = theta**-exponents
         if self.scaling == "linear":
             return plain / factor
@@ -170,6 +180,6 @@ class FrequencyConfig(PositionConfig):
                     f"position.{name}: given {given}, but {pairs} pairs are rotated; give one "
                     "for each"
                 )
-        if train_length == 1 and self.attention_factor is None:
+        if (self.original_length or train_length) == 1 and self.attention_factor is None:
             problems.append("position.scaling: longrope has no meaning at train_length = 1")
         return problems

@@ -72,7 +72,7 @@ def bias_matrix(source: Any, length: int, n_heads: int, layer: int = 1) -> BiasM
     folder = Path(source) if isinstance(source, str) else Path()
     if isinstance(source, str) and folder.is_dir():
         run = load_run(folder)
-        config = run.config
+        config = run.training
         model = build_model(run, seed=None, backend="auto")
         run.load_weights(model)
         stream = run.data.split("validation").stream[:length]

@@ -1,6 +1,5 @@
 """Evaluating a trained run: the rows that it lacks, and the command for it."""
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +22,8 @@ from alibi_lm.machine.memory import is_out_of_memory, prepare_memory
 from alibi_lm.machine.names import DEVICE_MEANING, DEVICES
 from alibi_lm.machine.progress import bar, logged, say
 from alibi_lm.machine.provenance import commit
-from alibi_lm.positions import Position
 from alibi_lm.runs.folder import Run, RunFolder
-from alibi_lm.runs.readings import build_reading
-from alibi_lm.runs.train import build_model
+from alibi_lm.runs.subjects import load_subjects
 from alibi_lm.settings import out_of_bounds, setting
 from alibi_lm.tracking import MODES, NO_TRACKING, Tracker
 
@@ -113,29 +110,22 @@ def _add_results(
     device = resolve_device(config.device)
     prepare_memory(device)
     be_deterministic(config.deterministic, device)
-    model = build_model(run, seed=None, backend=config.backend).to(device).eval()
-    run.load_weights(model)
     split = run.data.split(name)
-    facts = _facts(run) | {"n_parameters": model.n_parameters, "device": device.type}
+    subjects = load_subjects(run, missing, device)
+    facts = _facts(run) | {"n_parameters": subjects.n_parameters, "device": device.type}
     facts |= {"words": split.words, "bytes": split.bytes, "lost": split.lost}
     reads = sum(m.protocol.n_read(split.tokens) for m in missing)
     added = {}
-    trained = model.position
-
-    @functools.cache
-    def position_of(changes: str) -> Position:
-        position = build_reading(config, changes, trained)
-        position.read_vocabulary(run.data.texts)
-        return position.to(device).eval()
-
-    def subject_of(measurement: Measurement) -> Subject:
-        model.position = position_of(measurement.changes)
-        return model
-
     what = f"evaluate {config.position.kind}"
     with bar(total=reads, unit="tok", desc=what, weight=1) as progress:
         for found in measure(
-            subject_of, split.stream, missing, device, config.evaluation.batch_tokens, progress
+            subjects.of,
+            split.stream,
+            missing,
+            device,
+            config.evaluation.batch_tokens,
+            progress,
+            run.bos,
         ):
             measurement, losses, protocol = found.of, found.losses, found.of.protocol
             loss = math.nan if losses is None else float(losses.astype(np.float64).mean())
@@ -145,6 +135,7 @@ def _add_results(
                 protocol=protocol.name,
                 stride=protocol.stride,
                 sample=protocol.sample,
+                bos=protocol.bos,
                 split=measurement.split,
                 window=measurement.window,
                 dtype=measurement.dtype,
@@ -179,7 +170,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "tokenizer": data.tokenizer,
         "variant": identity.variant,
         "vocab_size": data.vocab_size,
-        "train_tokens": config.optim.train_tokens,
+        "train_tokens": config.train_tokens,
         "data_hash": data.hash,
         "tokenizer_hash": data.tokenizer_hash,
         "commit": head,
@@ -212,6 +203,7 @@ def measure(
     device: torch.device,
     batch_tokens: int,
     progress: Any,
+    bos: int | None = None,
 ) -> Iterator[Measured]:
     """Measure each subject; one that cannot read the length, or memory for it, ends nothing."""
     for measurement in wanted:
@@ -220,16 +212,17 @@ def measure(
         subject, status, reason, backend = subject_of(measurement), COMPLETE, "", ""
         losses: npt.NDArray[np.float32] | None = None
         consistent = subject.prefix_consistent
-        if subject.longest is not None and protocol.length > subject.longest:
-            status, reason = REFUSED, f"it has {subject.longest} positions"
+        if refusal := subject.refusal(protocol.length, measurement.window):
+            status, reason = REFUSED, refusal
             progress.update(protocol.n_read(len(stream) - 1))
         else:
             backends: list[str] = []
-            read = reader(subject, device, measurement.dtype, measurement.window)
+            cast_to = measurement.dtype if subject.casts else "float32"
+            read = reader(subject, device, cast_to, measurement.window)
             losses_of = _noting_backends(subject, read, backends)
             try:
                 losses = score(
-                    losses_of, stream, protocol, batch_tokens, progress.update, not consistent
+                    losses_of, stream, protocol, batch_tokens, progress.update, not consistent, bos
                 )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from yaml import YAMLError
 
-from alibi_lm.config import Config, from_dict, to_dict
+from alibi_lm.config import Config, PretrainedConfig, RunConfig, from_dict, to_dict
 from alibi_lm.data.corpus import DataConfig
 from alibi_lm.data.tokens import TokenizedCorpus, find_tokenizer, prepare
 from alibi_lm.errors import UserError
@@ -62,8 +62,8 @@ class RunFolder:
 
     @property
     def is_trained(self) -> bool:
-        """Whether training is complete."""
-        return self.weights.exists()
+        """Whether training is complete: there are weights, here or where others keep them."""
+        return self.weights.exists() or "weights_of" in self.manifest()
 
     @property
     def tokenizer(self) -> Path:
@@ -163,7 +163,7 @@ class RunFolder:
         append_row(self.path / "results.jsonl", row)
         return Result(row, file)
 
-    def read_config(self) -> Config:
+    def read_config(self) -> Config | PretrainedConfig:
         """The settings in config.yaml; a UserError if they cannot be read."""
         file = self.path / "config.yaml"
         try:
@@ -185,9 +185,16 @@ class RunFolder:
 class Run(RunFolder):
     """A run folder with everything that is known of the run: settings, text, identity."""
 
-    config: Config
+    config: RunConfig
     data: TokenizedCorpus
     identity: Identity
+
+    @property
+    def training(self) -> Config:
+        """The settings that it is trained by; a UserError if others trained it."""
+        if not isinstance(self.config, Config):
+            raise UserError(f"{self.path} is a pretrained model, which can only be evaluated")
+        return self.config
 
     def check(self) -> bool:
         """Whether the folder holds this run already; a UserError if it holds another."""
@@ -231,6 +238,12 @@ class Run(RunFolder):
         write_atomically(of, mine + "\n")
         return folder
 
+    @property
+    def bos(self) -> int | None:
+        """The number of its beginning-of-text token, if it has one."""
+        token = self.config.bos_token
+        return None if token is None else self.data.id_of(token)
+
     def described(self) -> Described:
         """How W&B describes it."""
         config = self.config
@@ -242,17 +255,22 @@ class Run(RunFolder):
         return Described(self.path.name, group(config), "train", tags, to_dict(config) | scheme)
 
 
-def group(config: Config) -> str:
+def group(config: RunConfig) -> str:
     """The W&B group of the runs of a sweep: by default the name of their output folder."""
     return config.tracking.group or Path(config.output).resolve().name
 
 
-def new_run(config: Config, data: TokenizedCorpus, source: str | None = None) -> Run:
-    """The run of these settings on this text; touches no file. source: see `identify`."""
-    identity = identify(config, data, source)
+def new_run(
+    config: RunConfig, data: TokenizedCorpus, source: str | None = None, start: str = ""
+) -> Run:
+    """The run of these settings on this text; touches no file. source, start: see `identify`."""
+    identity = identify(config, data, source, start)
     # For people the first words, for machines the hash.
-    text = folder_name(data.name)
-    words = (text, config.position.kind, f"L{config.train_length}", f"s{config.seed}")
+    words = [folder_name(data.name), config.position.kind, f"L{config.train_length}"]
+    if isinstance(config, PretrainedConfig):
+        words.insert(0, folder_name(config.pretrained.short_name))
+    else:
+        words.append(f"s{config.seed}")
     name = config.run or "-".join((*words, identity.hash))
     return Run(Path(config.output) / "runs" / name, config, data, identity)
 
@@ -297,7 +315,7 @@ def load_run(path: Path, cache: str | None = None, text: DataConfig | None = Non
 
 
 def _other_text(
-    folder: RunFolder, config: Config, text: DataConfig, tokens: Path, there: dict[str, Any]
+    folder: RunFolder, config: RunConfig, text: DataConfig, tokens: Path, there: dict[str, Any]
 ) -> TokenizedCorpus:
     """Another text, or the run's own from another place, by the run's tokenizer."""
     made: Path | None = folder.tokenizer

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alibi_lm.config import Config
+from alibi_lm.config import Config, PretrainedConfig, RunConfig
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.positions import SCHEMES
 from alibi_lm.settings import changed_settings, words
@@ -36,31 +36,42 @@ class Identity:
         return _digest(self.values)
 
 
-def identify(config: Config, data: TokenizedCorpus, source: str | None = None) -> Identity:
+def identify(
+    config: RunConfig, data: TokenizedCorpus, source: str | None = None, start: str = ""
+) -> Identity:
     """The identity of the run of these settings on this text.
 
     source: hash of the weights that it starts from, if it does not start from the seed alone.
+    start: what these were trained as, for the words of rows.
     """
     changed = changed_settings(config, identity_only=True)
     hashes = {"data_hash": data.hash, "tokenizer_hash": data.tokenizer_hash}
-    kinds = {"position": config.position.kind, "optim": config.optim.kind}
+    kinds = {"position": config.position.kind}
+    named, own = {}, {}
+    if isinstance(config, Config):
+        kinds["optim"] = config.optim.kind
+        named = {"optim": config.optim.kind} | ({"start": start} if start else {})
+    elif isinstance(config, PretrainedConfig):
+        # Models that share a tokenizer are compared, like schemes.
+        changed = {k: v for k, v in changed.items() if not k.startswith("pretrained.")}
+        named, own = {"model": "pretrained"}, {"model": config.pretrained.short_name}
     values = {"schema": SCHEMA} | kinds | changed | hashes
     if source is not None:
         values["source"] = source
     if code := _own_code(config):
         values["position_hash"] = code
-    own = {k: v for k, v in changed.items() if k.startswith("position.")}
+    own |= {k: v for k, v in changed.items() if k.startswith("position.")}
     shared = {
         key: value
-        for key, value in changed.items()
+        for key, value in sorted(changed.items(), key=lambda item: "." not in item[0])
         if key not in (*own, "train_length", "seed", *NOT_RECIPE)
     }
-    settings = words({"optim": config.optim.kind} | shared)
+    settings = words(named | shared)
     variant = words({key.removeprefix("position."): value for key, value in own.items()})
     return Identity(values, settings, variant, _digest([settings, *hashes.values()]))
 
 
-def _own_code(config: Config) -> str | None:
+def _own_code(config: RunConfig) -> str | None:
     """The hash of the file of a scheme of the user's own: its formula may change under its name."""
     module = SCHEMES.made[config.position.kind].__module__
     file = getattr(sys.modules.get(module), "__file__", None)

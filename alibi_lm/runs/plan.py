@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alibi_lm.attention import Circumstances
-from alibi_lm.config import Config
+from alibi_lm.config import Config, PretrainedConfig, RunConfig
 from alibi_lm.data.batches import Batches
 from alibi_lm.data.tokens import TokenizedCorpus, prepare
 from alibi_lm.errors import SettingsError, UserError
@@ -16,6 +16,7 @@ from alibi_lm.model.decoder import check_vocabulary
 from alibi_lm.positions.base import cannot_compute
 from alibi_lm.runs.folder import Run, new_run
 from alibi_lm.runs.readings import readings
+from alibi_lm.runs.start import find_start
 
 Corpora = dict[str, TokenizedCorpus]  # those that are open, by settings
 
@@ -68,7 +69,7 @@ def open_run(config: Config, corpora: Corpora) -> Run:
     data = corpora[key]
     check_vocabulary(config.model, data.vocab_size)
     batches_of(config, data)  # refuses a length that the text is too short for
-    run = new_run(config, data)
+    run = new_run(config, data, *(find_start(config, data) or ()))
     run.check()
     return run
 
@@ -79,20 +80,28 @@ def batches_of(config: Config, data: TokenizedCorpus) -> Batches:
 
 
 def check_backend(
-    config: Config, backend: str, where: Circumstances, length: int, window: int | None = None
+    config: RunConfig, backend: str, where: Circumstances, length: int, window: int | None = None
 ) -> None:
     """Refuse a backend that cannot compute the scheme's attention over texts of that length."""
+    if isinstance(config, PretrainedConfig):
+        if backend != "auto":
+            raise UserError(f"backend: given {backend}, but a pretrained model has its own")
+        return
     if found := cannot_compute(config.position, backend, length, where, window):
         advice = "" if backend == "auto" else "; auto chooses one that can"
         raise UserError(f"backend: given {backend}, but {found}{advice}")
 
 
-def check_evaluation(config: Config, settings: EvaluationConfig, backend: str) -> None:
+def check_evaluation(config: RunConfig, settings: EvaluationConfig, backend: str) -> None:
     """Refuse lengths that leave nothing to do, and a backend that cannot compute them."""
     if problems := settings.length_problems(config.train_length):
         raise SettingsError(problems)
     where = Circumstances(resolve_device(config.device).type)
     windows = {"full": None, "window": settings.window or config.train_length}
+    if settings.bos not in (None, "none") and config.bos_token is None:
+        raise SettingsError(
+            [f"evaluation.bos: given {settings.bos}, but the run has no beginning-of-text token"]
+        )
     for position in readings(config, settings.position).values():
         read = replace(config, position=position)
         if position.sinks and "window" in settings.attention:
@@ -114,12 +123,13 @@ def wanted_of(run: Run, settings: EvaluationConfig, backend: str) -> list[Measur
     """
     config, data = run.config, run.data
     dtype = settings.dtype or config.evaluation.dtype or config.dtype
+    bos = settings.bos or config.evaluation.bos or "none"
     forced = "" if backend == "auto" else f"backend={backend}"
     wanted = [
         measurement
         for words in readings(config, settings.position)
         for measurement in measurements(
-            settings, config.train_length, data.hash, dtype, f"{forced} {words}".strip()
+            settings, config.train_length, data.hash, dtype, f"{forced} {words}".strip(), bos
         )
     ]
     n_targets = data.split(settings.split).tokens

@@ -8,22 +8,24 @@ before.
 """
 
 import dataclasses
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from alibi_lm.config import Config
+from alibi_lm.config import PretrainedConfig, RunConfig
 from alibi_lm.errors import SettingsError
 from alibi_lm.positions import SCHEMES, Position, PositionConfig
+from alibi_lm.positions.rope_parameters import FREQUENCIES, rope_parameters
 from alibi_lm.positions.spec import read_spec, shared_settings
 from alibi_lm.settings import default_of, words
 
 SETTING = "evaluation.position"
 
 
-def readings(config: Config, wanted: Any) -> dict[str, PositionConfig]:
+def readings(config: RunConfig, wanted: Any) -> dict[str, PositionConfig]:
     """Each wanted reading of a run with these settings by its words, "" for as it was trained.
 
     wanted: evaluation.position. A SettingsError if there is none, or the weights do not allow it.
@@ -43,7 +45,7 @@ def readings(config: Config, wanted: Any) -> dict[str, PositionConfig]:
     return found
 
 
-def _say(words: str, position: PositionConfig, config: Config) -> bool:
+def _say(words: str, position: PositionConfig, config: RunConfig) -> bool:
     """Whether the words are read as these settings again."""
     try:
         return reading(config, words) == position
@@ -51,7 +53,7 @@ def _say(words: str, position: PositionConfig, config: Config) -> bool:
         return False
 
 
-def reading(config: Config, changes: str) -> PositionConfig:
+def reading(config: RunConfig, changes: str) -> PositionConfig:
     """The scheme's settings of a measurement with these changes of a run with these settings."""
     spec: dict[str, Any] = {}
     parser = OverridesParser.create()
@@ -63,12 +65,12 @@ def reading(config: Config, changes: str) -> PositionConfig:
     return read_spec(spec, SETTING, base=config.position)
 
 
-def build_reading(config: Config, changes: str, trained: Position) -> Position:
+def build_reading(config: RunConfig, changes: str, trained: Position) -> Position:
     """The scheme that a measurement reads the trained scheme's weights by."""
     settings = reading(config, changes)
     if settings == config.position:
         return trained
-    sizes = config.model.sizes(config.train_length)
+    sizes = config.sizes
     position: Position = SCHEMES.build(settings, sizes)
     # Parameters alone: what else a scheme keeps follows from its settings.
     with torch.no_grad():
@@ -79,11 +81,14 @@ def build_reading(config: Config, changes: str, trained: Position) -> Position:
     return position
 
 
-def _check(position: PositionConfig, config: Config) -> None:
+def _check(position: PositionConfig, config: RunConfig) -> None:
     """Refuse settings that do not fit the model, and parameters that the weights do not have."""
-    sizes = config.model.sizes(config.train_length)
+    sizes = config.sizes
     if problems := position.problems(sizes):
         raise SettingsError([f"{SETTING}: {problem}" for problem in problems])
+    if isinstance(config, PretrainedConfig):
+        _check_pretrained(position, config)
+        return
     there, here = (_shapes(SCHEMES.build(p, sizes)) for p in (config.position, position))
     differences = [
         f"{name} is {here.get(name, 'not there')}, in the trained {there.get(name, 'not there')}"
@@ -97,6 +102,29 @@ def _check(position: PositionConfig, config: Config) -> None:
                 f"those of the trained position={config.position.kind}: {'; '.join(differences)}"
             ]
         )
+
+
+def _check_pretrained(position: PositionConfig, config: PretrainedConfig) -> None:
+    """Refuse what transformers cannot compute of a model of its own: all but rotary frequencies."""
+    if position == config.position:
+        return
+    given = _words(position, config.position)
+    if not config.pretrained.rescalable:
+        raise SettingsError(
+            [
+                f"{SETTING}: given {given}, but {config.pretrained.short_name} "
+                f"(position={config.position.kind}) has no rope_parameters that could be changed"
+            ]
+        )
+    changed = {k: v for k, v in asdict(position).items() if k in FREQUENCIES}
+    if position.kind != config.position.kind or replace(config.position, **changed) != position:
+        raise SettingsError(
+            [
+                f"{SETTING}: given {given}, but a pretrained model can only be read by other "
+                f"frequencies: {', '.join(FREQUENCIES)}"
+            ]
+        )
+    rope_parameters(position, config.sizes)
 
 
 def _shapes(position: torch.nn.Module) -> dict[str, tuple[int, ...]]:

@@ -95,12 +95,12 @@ def reproduce(settings: ReproduceConfig) -> Reproduction:
         )
     for row in (result.row for result in _complete(original)):
         where = Circumstances(resolve_device("auto").type)
-        read = replace(original.config, position=reading(original.config, row.changes))
+        read = replace(original.training, position=reading(original.config, row.changes))
         check_backend(read, _forced(row.backend), where, row.eval_length, row.window)
     processes.init()
     torch.set_num_threads(made["threads"])  # another number adds in another order
     config = replace(
-        original.config,
+        original.training,
         output=str(output),
         run=processes.on_rank_zero(lambda: _fresh(output, folder.resolve().name)),
         deterministic=made["deterministic"],

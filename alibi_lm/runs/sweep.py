@@ -79,7 +79,7 @@ def work_of(member: Member) -> float:
     """The work of a member: tokens that are evaluated, or trained on at three times the price."""
     tokens = member.run.data.split(member.run.config.evaluation.split).tokens
     reads = sum(measurement.protocol.n_read(tokens) for measurement in member.wanted)
-    return reads + TRAINING * member.run.config.optim.train_tokens
+    return reads + TRAINING * member.run.training.train_tokens
 
 
 def run_or_note_failure(member: Member) -> None:
@@ -124,7 +124,7 @@ def report(members: list[Member]) -> bool:
             failed.append(member)
     try:
         if results:
-            _report_on(list(results.values()), members[0].run.config)
+            _report_on(list(results.values()), members[0].run.training)
     finally:
         if failed:
             say("\n" + failures(failed, len(members)))

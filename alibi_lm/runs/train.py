@@ -20,6 +20,7 @@ from alibi_lm.model.decoder import Decoder
 from alibi_lm.runs.curve import CurveFile
 from alibi_lm.runs.folder import Run
 from alibi_lm.runs.plan import batches_of
+from alibi_lm.runs.start import load_start
 from alibi_lm.tracking import NO_TRACKING, Tracker
 from alibi_lm.training.checkpoint import Checkpoints, State, pack_weights, restore, state_of
 from alibi_lm.training.loop import Update, build_scaler, compile_blocks, train
@@ -46,7 +47,7 @@ def train_run(run: Run, tracker: Tracker = NO_TRACKING) -> None:
 
 def build_model(run: Run, seed: int | None, backend: str) -> Decoder:
     """The run's model; seed: None for weights that are loaded."""
-    config = run.config
+    config = run.training
     model = Decoder(
         config.model,
         config.position,
@@ -64,12 +65,15 @@ class Trainer:
     """A model in training, and what the run's folder keeps of it. All processes take part."""
 
     def __init__(self, run: Run, tracker: Tracker) -> None:
-        config = run.config
+        config = run.training
         self.run, self.config, self.tracker = run, config, tracker
         self.device = resolve_device(config.device)
         prepare_memory(self.device)
         self.deterministic = be_deterministic(config.deterministic, self.device)
-        self.model = build_model(run, config.seed, config.backend).to(self.device)
+        self.model = build_model(run, config.seed, config.backend)
+        if config.start is not None:
+            load_start(self.model, config.start)
+        self.model.to(self.device)
         self.n_parameters = self.model.n_parameters  # before it is shared
         if config.compile:
             compile_blocks(self.model)

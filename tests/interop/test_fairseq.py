@@ -26,7 +26,8 @@ from alibi_lm.config import from_dict, to_dict
 from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import UserError
-from alibi_lm.interop.fairseq import ConvertConfig, convert, read_checkpoint
+from alibi_lm.interop.config import ConvertConfig
+from alibi_lm.interop.fairseq import convert, read_checkpoint
 from alibi_lm.model.decoder import Decoder
 from alibi_lm.positions import SCHEMES
 from alibi_lm.runs.folder import Run, load_run
@@ -269,7 +270,7 @@ def test_from_the_command_line(
     files = [f"checkpoint={TOY / 'checkpoint_best.pt'}", f"dictionary={TOY / 'dict.txt'}"]
     done = in_process("convert", *files, "data=text", f"data.train=[{text}]", "data.held_out=0.2")
     assert done.returncode == 0, done.stderr
-    assert "110,480 parameters, 300 words, trained at 24" in done.stdout
+    assert "110,480 parameters, 300 tokens, position=alibi, trained at 24" in done.stdout
     (run,) = (tmp_path / "outputs" / "runs").iterdir()
     lengths = "evaluation.lengths=[24,60]"
     done = in_process("evaluate", f"run={run}", lengths, "tracking=off")

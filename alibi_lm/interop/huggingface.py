@@ -1,0 +1,201 @@
+"""Causal language models of Hugging Face as run folders; the weights stay where they are."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alibi_lm.config import PretrainedConfig
+from alibi_lm.data.corpus import DataConfig
+from alibi_lm.data.sources.stdlib import StdlibConfig
+from alibi_lm.data.tokenizers import END_NAMES, FileConfig
+from alibi_lm.data.tokens import prepare
+from alibi_lm.errors import SettingsError, UserError
+from alibi_lm.evaluation.protocols import EvaluationConfig
+from alibi_lm.interop.config import ConvertConfig
+from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.progress import say
+from alibi_lm.model.huggingface import (
+    HuggingfaceConfig,
+    HuggingfaceModel,
+    explaining,
+    hash_of,
+    rotations_of,
+)
+from alibi_lm.positions import PositionConfig
+from alibi_lm.positions.rope_parameters import read_rope_parameters
+from alibi_lm.positions.spec import read_spec
+from alibi_lm.runs.folder import Run, new_run
+
+# Where a config.json says how long the texts of training were.
+LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+def convert(wanted: ConvertConfig) -> Run:
+    """Make the run folder of a model, for the text that is given; the run is trained.
+
+    A UserError if the model cannot be read, is no causal language model, or has no tokenizer; then
+    there is no folder.
+    """
+    assert wanted.model is not None
+    pretrained = HuggingfaceConfig(
+        wanted.model, wanted.revision, wanted.gguf, wanted.trust_remote_code
+    )
+    pretrained, theirs = look_up(pretrained)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer, pretrained, adds_bos = _tokenizer(pretrained, wanted.end, Path(folder))
+        bos = wanted.bos or ("window" if adds_bos else "start")
+        if pretrained.bos_token is None and bos != "none":
+            if wanted.bos is not None:
+                raise SettingsError([f"bos: given {bos}, but {wanted.model} has no such token"])
+            bos = "none"
+        # The model is read before the text: it is refused sooner.
+        model = HuggingfaceModel(pretrained, wanted.dtype)
+        pretrained = replace(pretrained, rescalable=bool(rotations_of(model.model)))
+        length = wanted.train_length or model.longest or _train_length(theirs, wanted.model)
+        data: DataConfig = wanted.data or StdlibConfig()
+        config = PretrainedConfig(
+            position=wanted.position or find_position(theirs, model, wanted.model),
+            data=data,
+            tokenizer=tokenizer,
+            evaluation=EvaluationConfig(lengths=[length], bos=bos),
+            train_length=length,
+            dtype=wanted.dtype,
+            output=wanted.output,
+            cache=wanted.cache,
+            run=wanted.run,
+            pretrained=pretrained,
+        )
+        problems = config.problems() or config.position.problems(config.sizes)
+        if problems:
+            raise SettingsError([f"model: {wanted.model}: {problem}" for problem in problems])
+        tokens = prepare(config.data, config.tokenizer, Path(config.cache))
+        if tokens.vocab_size > model.vocab_size:
+            raise UserError(
+                f"model: {wanted.model} knows {model.vocab_size:,} tokens, and its tokenizer has "
+                f"{tokens.vocab_size:,}"
+            )
+        source = hash_of(pretrained)
+        run = new_run(config, tokens, source)
+        if run.check():
+            return run
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.tokenizer, tokens.tokenizer_file.read_bytes())
+    run = replace(
+        run, config=replace(config, tokenizer=replace(tokenizer, path=str(run.tokenizer)))
+    )
+    run.create()
+    with run.lock():
+        run.update_manifest(
+            n_parameters=model.n_parameters,
+            vocab_size=tokens.vocab_size,
+            weights_of=pretrained.name,
+            weights_sha256=source,
+            class_name=type(model.model).__name__,
+        )
+    return run
+
+
+def look_up(pretrained: HuggingfaceConfig) -> tuple[HuggingfaceConfig, Any]:
+    """The model's configuration, and the settings with the commit and sizes that it has."""
+    with explaining(pretrained.name):
+        from transformers import AutoConfig
+
+        if pretrained.is_local:
+            file = pretrained.gguf or "config.json"
+            if not Path(pretrained.name, file).is_file():
+                raise UserError(f"model: {pretrained.name} holds no model: it has no {file}")
+        theirs = AutoConfig.from_pretrained(**pretrained.source())
+        text = theirs.get_text_config()
+    n_heads = int(getattr(text, "num_attention_heads", None) or 1)
+    width = int(getattr(text, "hidden_size", None) or n_heads)
+    sizes = {
+        "n_layers": int(getattr(text, "num_hidden_layers", None) or 1),
+        "n_heads": n_heads,
+        "head_dim": int(getattr(text, "head_dim", None) or max(1, width // n_heads)),
+    }
+    if not pretrained.is_local:
+        commit = getattr(theirs, "_commit_hash", None)
+        sizes |= {"revision": commit or pretrained.revision}  # type: ignore[dict-item]
+    return replace(pretrained, **sizes), theirs  # type: ignore[arg-type]
+
+
+def _tokenizer(
+    pretrained: HuggingfaceConfig, end: str | None, folder: Path
+) -> tuple[FileConfig, HuggingfaceConfig, bool]:
+    """The model's own tokenizer, its beginning-of-text token, and whether it adds that by itself.
+
+    Its tokenizer.json as it is, if there is one; else what transformers makes of its other files.
+    """
+    with explaining(pretrained.name):
+        from transformers import AutoTokenizer
+        from transformers.utils.hub import cached_file
+
+        try:
+            theirs = AutoTokenizer.from_pretrained(**pretrained.source())
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"model: {pretrained.name} has no tokenizer that can be read: {text}"
+            ) from error
+        file = None
+        if not pretrained.gguf:
+            where = pretrained.source()
+            name = where.pop("pretrained_model_name_or_path")
+            where.pop("trust_remote_code")
+            file = cached_file(
+                name, "tokenizer.json", **where, _raise_exceptions_for_missing_entries=False
+            )
+        if file is None:
+            backend = getattr(theirs, "backend_tokenizer", None)
+            if backend is None:
+                raise UserError(f"model: {pretrained.name} has no tokenizer.json")
+            file = str(folder / "tokenizer.json")
+            backend.save(file)
+        bos = theirs.bos_token
+        first = theirs("x").input_ids[:1]
+        adds = bos is not None and first == [theirs.bos_token_id]
+        known = theirs.get_vocab()
+    if end is None and not any(name in known for name in END_NAMES):
+        end = theirs.eos_token
+    if end is None and not any(name in known for name in END_NAMES):
+        raise UserError(f"model: {pretrained.name} has no end-of-text token; name it: end=TOKEN")
+    if end is not None and end not in known:
+        raise SettingsError([f"end: given {end}, but {pretrained.name} has no such token"])
+    return FileConfig(path=file, end=end), replace(pretrained, bos_token=bos), adds
+
+
+def _train_length(theirs: Any, name: str) -> int:
+    text = theirs.get_text_config()
+    found = (getattr(text, key, None) for key in LENGTHS)
+    length = next((n for n in found if isinstance(n, int)), None)
+    if length is None:
+        raise SettingsError(
+            [f"train_length: not given, and the configuration of {name} does not say it"]
+        )
+    return length
+
+
+def find_position(theirs: Any, model: HuggingfaceModel, name: str) -> PositionConfig:
+    """The scheme of a model of transformers, as one of ours, as far as its configuration says."""
+    text = theirs.get_text_config()
+    parameters = getattr(text, "rope_parameters", None)
+    kind: Any = "none"
+    of_mpt = getattr(text, "attn_config", None)
+    if text.model_type == "bloom" or any(getattr(c, "alibi", False) for c in (text, of_mpt)):
+        kind = "alibi"
+    elif parameters and rotations_of(model.model):
+        by_type = {k: v for k, v in parameters.items() if isinstance(v, dict)}
+        of_all = by_type.get("full_attention") or next(iter(by_type.values()), parameters)
+        max_length = getattr(text, "max_position_embeddings", 0)
+        if (found := read_rope_parameters(of_all, max_length)) is not None:
+            return found
+        say(f"{name}: its rotations are scaled as no setting of ours says: {of_all}")
+        kind = {"kind": "rotary", "theta": of_all.get("rope_theta", 1e4)}
+    elif text.model_type in ("gptj", "codegen"):
+        kind = "rotary"
+    elif text.model_type == "xglm":
+        kind = "sinusoidal"
+    elif model.longest is not None:
+        kind = "learned"
+    return read_spec(kind, "position")

@@ -1,0 +1,426 @@
+"""A causal language model of transformers, as a subject that the protocols measure.
+
+It is called without cache and without padding. The hidden states of a batch are computed once. What
+the class does after them (a matrix, a scale, a cap), it does itself, on a piece of them at a time,
+so the logits are never held whole. That this gives the class's own logits is checked at load.
+"""
+
+import contextlib
+import copy
+import hashlib
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alibi_lm.errors import UserError
+from alibi_lm.machine.progress import say
+from alibi_lm.model.softmax import LOGITS_AT_ONCE, losses_where_scored
+from alibi_lm.positions import SCHEMES, PositionConfig, Sizes
+from alibi_lm.positions.rope_parameters import rope_parameters
+from alibi_lm.settings import setting
+
+INSTALL = "pip install -r requirements-huggingface.txt"
+PROBE = 32  # tokens that are read to check a model at load
+TOLERANCE = {True: 1e-5, False: 2e-2}  # of the largest logit, in float32 and in 16 bits
+# What tells tables of positions from other embeddings.
+POSITIONAL = ("pos", "wpe")
+ROTATED = (
+    "full_attention"  # of models whose layers rotate differently: those that a reading changes
+)
+
+
+@dataclass
+class HuggingfaceConfig:
+    """A causal language model of transformers, and what convert.py found out about it."""
+
+    name: str = setting("", "owner/name on the Hugging Face hub, or a folder")
+    revision: str | None = setting(None, "commit on the hub")
+    gguf: str | None = setting(None, "GGUF file that holds the weights")
+    trust_remote_code: bool = setting(False, "run the code that comes with the model")
+    bos_token: str | None = setting(None, "its beginning-of-text token")
+    n_layers: int = setting(1, "layers", at_least=1)
+    n_heads: int = setting(1, "attention heads", at_least=1)
+    head_dim: int = setting(1, "width of a head", at_least=1)
+    rescalable: bool = setting(False, "whether rope_parameters say how it rotates")
+
+    def sizes(self, train_length: int) -> Sizes:
+        """What a positional scheme knows of the model."""
+        return Sizes(self.n_layers, self.n_heads, self.n_heads * self.head_dim, train_length)
+
+    @property
+    def short_name(self) -> str:
+        """Its name without owner or folder."""
+        return Path(self.gguf or self.name).name.replace(" ", "_")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder."""
+        return Path(self.name).is_dir()
+
+    def source(self) -> dict[str, Any]:
+        """Where transformers finds it, as its from_pretrained wants it."""
+        where: dict[str, Any] = {
+            "pretrained_model_name_or_path": self.name,
+            "trust_remote_code": self.trust_remote_code,
+        }
+        if self.is_local:
+            where["local_files_only"] = True
+        elif self.revision:
+            where["revision"] = self.revision
+        return where | ({"gguf_file": self.gguf} if self.gguf else {})
+
+
+@contextlib.contextmanager
+def transformers_quietly() -> Iterator[None]:
+    """Without its warnings and bars; a UserError if it is not installed."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f"this needs transformers: {INSTALL}") from error
+    level = transformers.logging.get_verbosity()
+    of_hub = logging.getLogger("huggingface_hub")
+    level_of_hub = of_hub.level
+    of_hub.setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        of_hub.setLevel(level_of_hub)
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def explaining(name: str) -> Iterator[None]:
+    """Whatever transformers and the hub raise becomes one line; nothing else is printed."""
+    try:
+        with transformers_quietly():
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever unknown files and a network make the libraries raise
+        raise UserError(f"model: {name} {_reason(error)[:400]}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a model, in a user's words."""
+    import huggingface_hub.errors as hub
+    from safetensors import SafetensorError
+
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+
+    def is_of(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    text = " ".join(str(error).split())
+    if is_of(hub.GatedRepoError):
+        return "is gated: accept its terms on its page and log in with `hf auth login`"
+    if is_of(hub.RevisionNotFoundError):
+        return "has no such revision"
+    if is_of(hub.RepositoryNotFoundError):
+        return "is no folder, and on the Hugging Face hub it does not exist or is private"
+    if is_of(hub.HFValidationError):
+        return "is neither a folder nor the name of a model, OWNER/NAME"
+    if is_of(hub.LocalEntryNotFoundError, ConnectionError):
+        return "is no folder, and the Hugging Face hub cannot be reached"
+    if isinstance(error, ImportError):
+        return f"needs more than is installed: {text}; {INSTALL}"
+    if "trust_remote_code" in text:
+        return "comes with code of its own; to run it: trust_remote_code=true"
+    if found := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
+        return f"is no causal language model: its configuration is a {found[1]}"
+    if is_of(SafetensorError, FileNotFoundError) or "no file named" in text:
+        return f"is not whole: {text}"
+    return f"cannot be read: {type(error).__name__}: {text}"
+
+
+class HuggingfaceModel:
+    """The model in one dtype on one device; `read_as` says how its positions are read.
+
+    longest_read: of the texts that it will be given; some classes build tables for it.
+    """
+
+    prefix_consistent: bool
+    casts = False  # its weights are in the dtype of the measurement
+
+    def __init__(
+        self,
+        settings: HuggingfaceConfig,
+        dtype: str = "float32",
+        device: torch.device | None = None,
+        longest_read: int = 0,
+    ) -> None:
+        self.name = settings.name
+        self.model = _load(settings, dtype, longest_read)
+        self.n_parameters = sum(p.numel() for p in self.model.parameters())
+        self.vocab_size = int(self.model.get_input_embeddings().num_embeddings)
+        self.config = copy.deepcopy(self.model.config)
+        self.backend = str(getattr(self.model.config, "_attn_implementation", None) or "own")
+        self._inner = self._find_inner()
+        self._kept: Any = None
+        self._rotation: Callable[[nn.Module], nn.Module] | None = None  # None: as loaded
+        if self._inner is not None:
+            self._inner.register_forward_hook(self._keep)
+        with torch.inference_mode():
+            self.in_pieces = self._inner is not None and self._pieces_are_exact()
+            self._check_causal()
+            self.longest = self._find_longest()
+        if not self.in_pieces:
+            say(f"{self.name}: its logits can only be computed whole, which takes memory")
+        self._takes_window: bool | None = None  # not yet tried
+        self.prefix_consistent = True
+        self.model.to(device)
+
+    def read_as(self, position: PositionConfig, sizes: Sizes, changed: bool) -> "HuggingfaceModel":
+        """Itself, from now on with its positions read by these settings.
+
+        changed: whether they are not those that it came with.
+        """
+        config = copy.deepcopy(self.config)
+        if changed:
+            parameters, max_length = rope_parameters(position, sizes)
+            text = config.get_text_config()
+            text.max_position_embeddings = max_length
+            by_type = text.rope_parameters
+            if ROTATED in by_type:
+                text.rope_parameters = {**by_type, ROTATED: {**by_type[ROTATED], **parameters}}
+            else:
+                text.rope_parameters = parameters
+        self._rotation = lambda module: type(module)(config.get_text_config())
+        self.prefix_consistent = SCHEMES.build(position, sizes).prefix_consistent
+        return self
+
+    def refusal(self, length: int, window: int | None) -> str | None:
+        """Why it cannot read texts of that length within that window; None if it can."""
+        if self.longest is not None and length > self.longest:
+            return f"it has {self.longest} positions"
+        own = getattr(self.model.config, "sliding_window", None)
+        if window is not None and own is not None and window > own:
+            return f"layers have a window of their own, of {own}"
+        if window is not None and not self._window_works():
+            return f"{type(self.model).__name__} takes no window"
+        return None
+
+    def __call__(self, inputs: Tensor, targets: Tensor, window: int | None = None) -> Tensor:
+        """Losses in nats; a target UNSCORED has none. (B, T), (B, T) -> (B, T)."""
+        if self.in_pieces:
+            hidden = self._hidden(inputs, window)
+            return losses_where_scored(hidden, targets, self._losses_of_hidden)
+        logits = self._logits(inputs, window)
+        return losses_where_scored(
+            logits, targets, lambda x, y: F.cross_entropy(x.float(), y, reduction="none")
+        )
+
+    def _call(self, tokens: Tensor, window: int | None = None, **wanted: Any) -> Any:
+        """The class's own forward pass, which keeps nothing from the one before."""
+        self._reset_rotations()
+        mask = {} if window is None else {"attention_mask": self._mask(tokens.shape[1], window)}
+        return self.model(tokens, use_cache=False, **mask, **wanted)
+
+    def _logits(self, tokens: Tensor, window: int | None = None) -> Tensor:
+        """(B, T) -> (B, T, V)."""
+        logits: Tensor = self._call(tokens, window).logits
+        return logits
+
+    def _hidden(self, tokens: Tensor, window: int | None = None) -> Tensor:
+        """What the class's head is given. (B, T) -> (B, T, D)."""
+        self._call(tokens, window, logits_to_keep=1)
+        kept = self._kept
+        hidden: Tensor = kept[0] if isinstance(kept, tuple) else kept.last_hidden_state
+        return hidden
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """The class's own logits of hidden states. (N, D) -> (N, V)."""
+        assert self._inner is not None
+        piece = hidden[None]
+        if isinstance(self._kept, tuple):
+            given: Any = (piece, *self._kept[1:])
+        else:
+            given = copy.copy(self._kept)
+            given.last_hidden_state = piece
+        self._inner.forward = lambda *args, **kwargs: given
+        kept = self._kept
+        try:
+            # Of the tokens only their number counts: no hidden state is computed from them.
+            tokens = torch.zeros(piece.shape[:2], dtype=torch.int64, device=piece.device)
+            logits: Tensor = self.model(tokens, use_cache=False).logits[0]
+        finally:
+            del self._inner.forward
+            self._kept = kept
+        return logits
+
+    def _losses_of_hidden(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """(N, D), (N,) -> (N,)."""
+        found = torch.empty(len(targets), device=hidden.device)
+        at_once = max(1, LOGITS_AT_ONCE["evaluation"] // self.vocab_size)
+        for start in range(0, len(targets), at_once):
+            part = slice(start, start + at_once)
+            logits = self._head(hidden[part]).float()
+            found[part] = F.cross_entropy(logits, targets[part], reduction="none")
+        return found
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._kept = output
+
+    def _find_inner(self) -> nn.Module | None:
+        """The part that gives hidden states."""
+        inner = self.model.base_model
+        if hasattr(self.model, "get_decoder") and self.model.get_decoder() is not None:
+            inner = self.model.get_decoder()
+        return None if inner is self.model else inner
+
+    def _probe(self, tokens: int = PROBE) -> Tensor:
+        """Some tokens. (1, T)."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(self.vocab_size, (1, tokens), generator=generator)
+
+    def _pieces_are_exact(self) -> bool:
+        tokens = self._probe()
+        try:
+            whole, hidden = self._logits(tokens)[0], self._hidden(tokens)[0]
+            pieces = torch.cat([self._head(hidden[:5]), self._head(hidden[5:])])
+        except (TypeError, AttributeError, RuntimeError, KeyError):
+            return False
+        return _agree(whole, pieces)
+
+    def _check_causal(self) -> None:
+        """Refuse models that see what they are to predict, as encoders do."""
+        tokens = self._probe()
+        other = tokens.clone()
+        other[0, -1] = (other[0, -1] + 1) % self.vocab_size
+        if not _agree(self._logits(tokens)[0, :-1], self._logits(other)[0, :-1]):
+            raise UserError(
+                f"model: {self.name} is no causal language model: {type(self.model).__name__} "
+                "sees the tokens that it is to predict"
+            )
+
+    def _find_longest(self) -> int | None:
+        """The length of its table of positions, if it has one that ends; it is tried."""
+        embeddings = self.model.get_input_embeddings()
+        rows = {
+            module.num_embeddings - int(getattr(module, "offset", 0))
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Embedding)
+            and module is not embeddings
+            and any(word in name.lower() for word in POSITIONAL)
+        }
+        config = self.model.config.get_text_config()
+        for key in ("max_position_embeddings", "n_positions"):
+            length = int(getattr(config, key, None) or 0)
+            if any(length in b.shape for n, b in self.model.named_buffers() if "inv_freq" not in n):
+                rows.add(length)
+        # As on a GPU reading beyond a table ends the process, that is tried here, on the CPU.
+        for length in sorted(rows):
+            try:
+                self._call(
+                    self._probe(length + 1), **({"logits_to_keep": 1} if self.in_pieces else {})
+                )
+            except (IndexError, RuntimeError, ValueError):
+                return length
+        return None
+
+    def _window_works(self) -> bool:
+        """Whether the class heeds a mask of ours: with a window of 1 no earlier token matters."""
+        if self._takes_window is None:
+            device = next(self.model.parameters()).device
+            tokens = self._probe(8).to(device)
+            other = tokens.clone()
+            other[0, 0] = (other[0, 0] + 1) % self.vocab_size
+            try:
+                with torch.inference_mode():
+                    alone, again = (self._logits(x, window=1)[0, 1:] for x in (tokens, other))
+                    whole, full = self._logits(tokens)[0], self._logits(tokens, window=8)[0]
+                self._takes_window = _agree(alone, again) and _agree(whole, full)
+            except (TypeError, AttributeError, RuntimeError, ValueError, IndexError):
+                self._takes_window = False
+        return self._takes_window
+
+    def _mask(self, length: int, window: int) -> Tensor:
+        """What each query sees, as the class's kind of attention wants it. (1, 1, T, T)."""
+        weights = next(self.model.parameters())
+        places = torch.arange(length, device=weights.device)
+        distance = places[:, None] - places
+        seen = ((distance >= 0) & (distance < window))[None, None]
+        if self.backend != "eager":
+            return seen
+        lowest = torch.finfo(weights.dtype).min
+        return torch.zeros_like(seen, dtype=weights.dtype).masked_fill(~seen, lowest)
+
+    def _reset_rotations(self) -> None:
+        """Build the rotations anew: those of some scalings depend on what was read before."""
+        if self._rotation is None:
+            return
+        device = next(self.model.parameters()).device
+        for parent, name, module in rotations_of(self.model):
+            setattr(parent, name, self._rotation(module).to(device))
+
+
+def rotations_of(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """The modules that rotate by rope_parameters: (the one that holds it, its name, itself)."""
+    return [
+        (parent, name, module)
+        for parent in model.modules()
+        for name, module in parent.named_children()
+        if hasattr(module, "rope_type")
+    ]
+
+
+def hash_of(settings: HuggingfaceConfig) -> str:
+    """A hash of the weights: of the files of a folder, or of the commit on the hub."""
+    digest = hashlib.sha256()
+    if not settings.is_local:
+        digest.update(f"{settings.name} {settings.revision} {settings.gguf}".encode())
+        return digest.hexdigest()
+    folder = Path(settings.name)
+    found = [folder / settings.gguf] if settings.gguf else sorted(folder.glob("*"))
+    kinds = (".safetensors", ".bin", ".gguf", ".py")
+    for file in found:
+        if file.suffix in kinds or file.name == "config.json":
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _load(settings: HuggingfaceConfig, dtype: str, longest_read: int) -> Any:
+    """The model of transformers, in evaluation; a UserError if it is not all there."""
+    with explaining(settings.name):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(**settings.source())
+        if hasattr(config, "max_seq_len"):  # MPT builds its bias for that length
+            config.max_seq_len = max(config.max_seq_len, longest_read)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            **settings.source(),
+            config=config,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+        )
+        model, found = loaded
+    lacking = sorted(found["missing_keys"]) + [key for key, *_ in found["mismatched_keys"]]
+    if lacking:
+        raise UserError(
+            f"model: {settings.name} does not hold all weights of {type(model).__name__}: "
+            f"{', '.join(lacking[:3])}{f' and {len(lacking) - 3} more' * (len(lacking) > 3)}"
+        )
+    return model.eval()
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Whether logits are the same but for the order of sums."""
+    tolerance = TOLERANCE[one.dtype == torch.float32]
+    one, other = one.float(), other.float()
+    return bool((one - other).abs().max() <= tolerance * one.abs().max().clamp(min=1))

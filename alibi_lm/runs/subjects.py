@@ -1,0 +1,85 @@
+"""What is measured of a run: its model, ready to be read by the settings of each measurement."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from alibi_lm.config import PretrainedConfig
+from alibi_lm.errors import UserError
+from alibi_lm.evaluation.protocols import Measurement
+from alibi_lm.evaluation.score import Subject
+from alibi_lm.machine.progress import say
+from alibi_lm.model.huggingface import HuggingfaceConfig, HuggingfaceModel, hash_of
+from alibi_lm.positions import Position
+from alibi_lm.runs.folder import Run
+from alibi_lm.runs.readings import build_reading, reading
+from alibi_lm.runs.train import build_model
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The model of a run; `of` gives it as a measurement wants it, until that of another."""
+
+    n_parameters: int
+    of: Callable[[Measurement], Subject]
+
+
+def load_subjects(run: Run, wanted: Sequence[Measurement], device: torch.device) -> Subjects:
+    """The trained model of a run on the device, for these measurements."""
+    if isinstance(run.config, PretrainedConfig):
+        return _pretrained(run, run.config, wanted, device)
+    model = build_model(run, seed=None, backend=run.config.backend).to(device).eval()
+    run.load_weights(model)
+    trained = model.position
+
+    @functools.cache
+    def position_of(changes: str) -> Position:
+        position = build_reading(run.config, changes, trained)
+        position.read_vocabulary(run.data.texts)
+        return position.to(device).eval()
+
+    def of(measurement: Measurement) -> Subject:
+        model.position = position_of(measurement.changes)
+        return model
+
+    return Subjects(model.n_parameters, of)
+
+
+def _pretrained(
+    run: Run, config: PretrainedConfig, wanted: Sequence[Measurement], device: torch.device
+) -> Subjects:
+    check_unchanged(run, config.pretrained)
+    longest = max(measurement.protocol.length for measurement in wanted)
+
+    @functools.lru_cache(maxsize=1)  # of one dtype at a time
+    def model_of(dtype: str) -> HuggingfaceModel:
+        model = HuggingfaceModel(config.pretrained, dtype, device, longest)
+        if run.data.vocab_size > model.vocab_size:
+            raise UserError(
+                f"{run.path} has a tokenizer of {run.data.vocab_size:,} tokens, and its model "
+                f"knows {model.vocab_size:,}"
+            )
+        if dtype != "float32" and config.position.kind == "alibi":
+            say(
+                f"warning: in {dtype} transformers rounds ALiBi's biases, so that distant keys "
+                "share one; what grows with length may be that: evaluation.dtype=float32"
+            )
+        return model
+
+    def of(measurement: Measurement) -> Subject:
+        position = reading(config, measurement.changes)
+        changed = position != config.position
+        return model_of(measurement.dtype).read_as(position, config.sizes, changed)
+
+    return Subjects(model_of(wanted[0].dtype).n_parameters, of)
+
+
+def check_unchanged(run: Run, pretrained: HuggingfaceConfig) -> None:
+    """Refuse a model whose folder holds other weights than when the run was made."""
+    if hash_of(pretrained) != run.manifest()["weights_sha256"]:
+        raise UserError(
+            f"{pretrained.name} does not hold the model that {run.path} was made of; convert it "
+            "again"
+        )

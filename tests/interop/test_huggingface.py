@@ -1,0 +1,372 @@
+"""Models of Hugging Face as run folders: converted, evaluated and reported like our own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hub_server import refusing_hub
+from tiny_models import LONGEST, VOCAB, save_model, save_tokenizer
+
+from alibi_lm.data.sources.text import TextConfig
+from alibi_lm.errors import SettingsError, UserError
+from alibi_lm.evaluation.protocols import EvaluationConfig
+from alibi_lm.evaluation.rows import Result
+from alibi_lm.interop.config import ConvertConfig
+from alibi_lm.interop.huggingface import convert
+from alibi_lm.runs.evaluate import evaluate_run
+from alibi_lm.runs.folder import Run, load_run
+from alibi_lm.runs.plan import plan_evaluation, plan_run
+
+transformers = pytest.importorskip("transformers")
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few models; tests must not change them."""
+    folder = tmp_path_factory.mktemp("models")
+    save_model(folder / "llama", "LlamaConfig")
+    save_model(folder / "adds_bos", "LlamaConfig", adds_bos=True)
+    save_model(folder / "gpt2", "GPT2Config")
+    save_model(folder / "bloom", "BloomConfig")
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on the mat and saw twenty birds fly\n" * 6)
+    return path
+
+
+@pytest.fixture
+def converted(tmp_path: Path, text: Path) -> Callable[..., Run]:
+    def call(model: Path, **settings: Any) -> Run:
+        config = ConvertConfig(
+            source="huggingface",
+            model=str(model),
+            data=TextConfig(validation=[str(text)]),
+            output=str(tmp_path / "out"),
+            cache=str(tmp_path / "cache"),
+            **settings,
+        )
+        assert config.problems() == []
+        return convert(config)
+
+    return call
+
+
+def measured(run: Run, **settings: Any) -> list[Result]:
+    member = plan_evaluation(run, EvaluationConfig(**settings), "cpu")
+    return evaluate_run(member.run, member.wanted)
+
+
+def reference(folder: Path, inputs: list[int], targets: list[int]) -> np.ndarray:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        logits = model(torch.tensor([inputs]), use_cache=False).logits[0].float()
+    losses = F.cross_entropy(logits, torch.tensor(targets), reduction="none")
+    return losses.numpy()
+
+
+def test_a_run_without_weights_of_its_own(models: Path, converted: Callable[..., Run]) -> None:
+    run = converted(models / "llama")
+    assert sorted(p.name for p in run.path.iterdir() if p.name != ".lock") == [
+        *("config.yaml", "manifest.json", "tokenizer.json"),
+    ]
+    assert run.path.name.startswith("llama-text-rotary-L48-")
+    assert load_run(run.path).identity == run.identity
+    assert converted(models / "llama").path == run.path  # again: the same run
+    results = measured(run, lengths=[16, LONGEST, 2 * LONGEST])
+    row = results[0].row
+    assert (row.position, row.train_length, row.train_tokens) == ("rotary", LONGEST, None)
+    assert (row.variant, row.settings) == ("model=llama", "model=pretrained")
+    assert (row.backend, row.bos, row.lost) == ("sdpa", "start", 0)
+    assert {r.row.tokens for r in results} == {run.data.split("validation").tokens}
+    # To the token, at the start of the text: BOS, then bytes.
+    stream = run.data.split("validation").stream.astype(int).tolist()
+    expected = reference(models / "llama", [1, *stream[1:16]], stream[1:17])
+    losses = results[0].losses()
+    assert losses is not None
+    np.testing.assert_allclose(losses[:16], expected, atol=1e-5)
+
+
+def test_beginning_of_text(models: Path, converted: Callable[..., Run]) -> None:
+    """By itself in every window only where the tokenizer puts it before each text."""
+    run = converted(models / "adds_bos")
+    assert run.config.evaluation.bos == "window"
+    stream = run.data.split("validation").stream.astype(int).tolist()
+    found = {
+        bos: measured(run, lengths=[16], bos=bos)[0] for bos in ("none", "start", "window", None)
+    }
+    assert found[None].row.bos == "window"
+    losses = {bos: result.losses() for bos, result in found.items()}
+    folder = models / "adds_bos"
+    second = {
+        "none": reference(folder, stream[16:32], stream[17:33]),
+        "start": reference(folder, stream[16:32], stream[17:33]),
+        "window": reference(folder, [1, *stream[15:30]], [0, *stream[16:31]])[1:],
+    }
+    for bos, expected in second.items():
+        start = 15 if bos == "window" else 16
+        got = losses[bos]
+        assert got is not None and len(got) == len(stream) - 1
+        np.testing.assert_allclose(got[start : start + len(expected)], expected, atol=1e-5)
+    labels = {result.row.measurement.label for result in found.values()}
+    assert len(labels) == 3
+    contexts = found["window"].row.measurement.protocol.contexts(len(stream) - 1)
+    assert contexts[:16].tolist() == [*range(2, 17), 2]
+
+
+def test_bos_takes_a_place(models: Path, converted: Callable[..., Run]) -> None:
+    run = converted(models / "adds_bos")
+    results = measured(
+        run, protocols=["sliding", "same_targets"], lengths=[16], stride=15, targets=20
+    )
+    assert [r.row.tokens for r in results] == [run.data.split("validation").tokens, 20]
+    with pytest.raises(UserError, match=r"evaluation.bos: given window, but at length 16"):
+        measured(run, protocols=["sliding"], lengths=[16], stride=16)
+    with pytest.raises(UserError, match=r"evaluation.bos: given window, but at length 1 "):
+        measured(run, lengths=[1])
+
+
+def test_readings_are_rows_of_their_own(models: Path, converted: Callable[..., Run]) -> None:
+    run = converted(models / "llama")
+    wanted = [{}, {"scaling": "linear", "factor": 2.0}, {"scaling": "dynamic", "factor": 2.0}]
+    results = measured(run, lengths=[96, 16], position=wanted)
+    by_changes = {(r.row.changes, r.row.eval_length): r.row for r in results}
+    assert len(by_changes) == 6
+    linear = "position.scaling=linear position.factor=2.0"
+    dynamic = linear.replace("linear", "dynamic")
+    assert by_changes["", 96].loss != by_changes[linear, 96].loss != by_changes[dynamic, 96].loss
+    assert not by_changes[dynamic, 96].prefix_consistent
+    # After 96 tokens dynamic frequencies are those of 16 again: nothing is kept.
+    assert by_changes[dynamic, 16].loss == pytest.approx(by_changes["", 16].loss, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("position", "line"),
+    [
+        ({"kind": "none"}, "can only be read by other frequencies: theta, scaling"),
+        ({"window": 8}, "given position.window=8, but a pretrained model can only"),
+        ({"scaling": "yran", "factor": 2}, "given 'yran', but it must be one of none, linear"),
+        ({"scaling": "longrope_dynamic", "factor": 2, "long_factors": [1, 1, 1, 2]}, "compute"),
+        ({"scaling": "linear"}, "position.factor: given 1, which leaves"),
+        ({"kind": "rope"}, "position 'rope' does not exist"),
+    ],
+)
+def test_readings_that_it_does_not_know(
+    position: dict[str, Any], line: str, models: Path, converted: Callable[..., Run]
+) -> None:
+    with pytest.raises(SettingsError, match=line):
+        measured(converted(models / "llama"), position=position)
+
+
+def test_only_rotations_are_read_otherwise(models: Path, converted: Callable[..., Run]) -> None:
+    run = converted(models / "bloom", train_length=32)
+    with pytest.raises(SettingsError, match=r"bloom \(position=alibi\) has no rope_parameters"):
+        measured(run, position={"scale": 2.0})
+
+
+def test_a_table_ends_and_the_rest_goes_on(models: Path, converted: Callable[..., Run]) -> None:
+    run = converted(models / "gpt2")
+    rows = [r.row for r in measured(run, lengths=[LONGEST, LONGEST + 1])]
+    assert [row.status for row in rows] == ["complete", "refused"]
+    assert rows[1].reason == f"it has {LONGEST} positions"
+
+
+def test_alibi_in_16_bits_is_warned_of(
+    models: Path, converted: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = converted(models / "bloom", train_length=32)
+    measured(run, lengths=[16])
+    assert "warning" not in capsys.readouterr().out
+    rows = measured(run, lengths=[16], dtype="bfloat16")
+    assert "in bfloat16 transformers rounds ALiBi's biases" in capsys.readouterr().out
+    assert rows[0].row.dtype == "bfloat16"
+
+
+def test_windows(models: Path, converted: Callable[..., Run]) -> None:
+    rows = [
+        r.row
+        for name in ("llama", "bloom")
+        for r in measured(
+            converted(models / name, train_length=32), lengths=[40], attention=["window"], window=4
+        )
+    ]
+    assert [row.status for row in rows] == ["complete", "refused"]
+    assert rows[1].reason == "BloomForCausalLM takes no window"
+
+
+def test_changed_weights_are_refused(
+    models: Path, converted: Callable[..., Run], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models / "llama", tmp_path / "llama")
+    run = converted(folder)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match="does not hold the model that"):
+        measured(run, lengths=[16])
+
+
+def test_it_is_not_trained(models: Path, converted: Callable[..., Run], small_config: Any) -> None:
+    run = converted(models / "llama")
+    with pytest.raises(UserError, match="pretrained model, which can only be evaluated"):
+        _ = run.training
+    with pytest.raises(UserError, match=r"start: .* only our own"):
+        plan_run(small_config(start=str(run.path)))
+    with pytest.raises(UserError, match="backend: given row, but a pretrained model has its own"):
+        plan_evaluation(run, EvaluationConfig(lengths=[16]), "cpu", "row")
+
+
+def test_our_own_have_no_beginning_of_text(small_config: Any) -> None:
+    from samples import trained
+
+    with pytest.raises(SettingsError, match="the run has no beginning-of-text token"):
+        plan_evaluation(
+            trained(small_config()), EvaluationConfig(lengths=[16], bos="window"), "cpu"
+        )
+
+
+def test_scripts_take_it_like_any_run(models: Path, text: Path, script: Script) -> None:
+    """Converted, evaluated with W&B offline, on another text, and reported."""
+    done = script(
+        *("convert", "source=huggingface", f"model={models / 'llama'}", "run=llama"),
+        *("data=text", f"data.validation=[{text}]"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "34,720 parameters, 258 tokens, position=rotary, trained at 48" in done.stdout
+    other = text.with_name("other.txt")
+    other.write_text("birds fly and cats do not\n" * 9)
+    readings = "evaluation.position=[{},{scaling:yarn,factor:4}]"
+    for more in ([], ["data=text", f"data.validation=[{other}]"]):
+        done = script(
+            *("evaluate", "run=outputs/runs/llama", "evaluation.lengths=[24,48,96]", readings),
+            *more,
+        )
+        assert done.returncode == 0, done.stderr
+    folder = text.parent / "outputs" / "runs" / "llama"
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 and len({row["data_hash"] for row in rows}) == 2
+    assert (folder / "wandb").is_dir()
+    done = script("report", "results=[outputs]", "output=report")
+    assert done.returncode == 0, done.stderr
+    assert "read scaling=yarn factor=4.0" in (text.parent / "report" / "report.html").read_text()
+
+
+def broken(folder: Path, models: Path) -> dict[str, str]:
+    """Folders that hold no model, by what is said of them."""
+    lines = {
+        "nothere": "is neither a folder nor the name of a model",
+        "no_config": "holds no model: it has no config.json",
+        "no_tokenizer": "has no tokenizer",
+        "bad_tokenizer": "has no tokenizer that can be read",
+        "no_weights": "is not whole: Error no file named model.safetensors",
+        "truncated": "is not whole: Error while deserializing header",
+        "sharded": "is not whole: No such file or directory: .*model-00001-of",
+        "less": "does not hold all weights of LlamaForCausalLM: model.norm.weight",
+        "bert": "is no causal language model: BertLMHeadModel sees",
+        "t5": "is no causal language model: its configuration is a T5Config",
+        "vit": "has no tokenizer",
+        "clip": "its configuration is a CLIPConfig",
+        "gated_code": "comes with code of its own; to run it: trust_remote_code=true",
+    }
+    for name in [*list(lines)[1:8], "gated_code"]:
+        shutil.copytree(models / "llama", folder / name)
+    for file in (folder / "no_tokenizer").glob("tokenizer*"):
+        file.unlink()
+    (folder / "no_config" / "config.json").unlink()
+    (folder / "bad_tokenizer" / "tokenizer.json").write_text('{"a": 1')
+    weights = folder / "truncated" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:9000])
+    (folder / "no_weights" / "model.safetensors").unlink()
+    model = transformers.AutoModelForCausalLM.from_pretrained(models / "llama")
+    (folder / "sharded" / "model.safetensors").unlink()
+    model.save_pretrained(folder / "sharded", max_shard_size="20KB")
+    next((folder / "sharded").glob("model-00001-of-*")).unlink()
+    state = model.state_dict()
+    del state["model.norm.weight"]
+    model.save_pretrained(folder / "less", state_dict=state)
+    config = folder / "gated_code" / "config.json"
+    values = json.loads(config.read_text()) | {"model_type": "mine"}
+    values["auto_map"] = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
+    config.write_text(json.dumps(values))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    bert = transformers.BertConfig(vocab_size=VOCAB, intermediate_size=48, **sizes)
+    transformers.BertForMaskedLM(bert).save_pretrained(folder / "bert")
+    save_tokenizer(folder / "bert")
+    t5 = transformers.T5Config(vocab_size=VOCAB, d_model=32, d_ff=48, num_layers=1, num_heads=4)
+    transformers.T5ForConditionalGeneration(t5).save_pretrained(folder / "t5")
+    save_tokenizer(folder / "t5")
+    transformers.ViTConfig(intermediate_size=48, **sizes).save_pretrained(folder / "vit")
+    transformers.CLIPConfig().save_pretrained(folder / "clip")
+    return lines
+
+
+def test_what_is_no_model_is_one_line(
+    models: Path, converted: Callable[..., Run], tmp_path: Path
+) -> None:
+    for name, line in broken(tmp_path / "broken", models).items():
+        with pytest.raises(UserError, match=line) as error:
+            converted(tmp_path / "broken" / name)
+        assert len(str(error.value).splitlines()) == 1, name
+    assert not list((tmp_path / "out").glob("runs/*"))
+    with pytest.raises(UserError, match=r"holds no model: it has no a.gguf"):
+        converted(models / "llama", gguf="a.gguf")
+    with pytest.raises(SettingsError, match="end: given </s>, but"):
+        converted(models / "llama", end="</s>")
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("owner/gated", "is gated: accept its terms"),
+        ("owner/absent", "it does not exist or is private"),
+        ("owner/absent revision=x", "it does not exist or is private"),
+        ("owner/old", "has no such revision"),
+        (None, "and the Hugging Face hub cannot be reached"),
+    ],
+)
+def test_what_the_hub_says_is_one_line(model: str | None, line: str, tmp_path: Path) -> None:
+    """By the requests of huggingface_hub itself, to a server that answers as the hub does."""
+    with refusing_hub() as address:
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf")}
+        if model is None:
+            environment |= {"HF_HUB_OFFLINE": "1"}
+        script = Path(__file__).parents[2] / "scripts" / "convert.py"
+        words = [f"model={model or 'owner/name'}".replace(" ", "\n").split("\n")]
+        done = subprocess.run(
+            [sys.executable, str(script), "source=huggingface", *words[0]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert line in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"source": "huggingface"}, "model: not given"),
+        ({}, "checkpoint: not given"),
+        ({"source": "huggingface", "model": "m", "checkpoint": "x"}, "set source=fairseq"),
+        ({"model": "m"}, "model: given m, but source=fairseq has no such"),
+        ({"source": "huggingface", "model": "m", "bos": "middle"}, "bos: given 'middle'"),
+    ],
+)
+def test_settings_of_one_source(settings: dict[str, Any], line: str) -> None:
+    assert any(line in problem for problem in ConvertConfig(**settings).problems())

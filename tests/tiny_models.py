@@ -1,0 +1,121 @@
+"""Small models of transformers with random weights, as folders."""
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+
+VOCAB = 300
+LONGEST = 48  # tokens that they say they were trained at
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": LONGEST,
+    "head_dim": 8,
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+LAYERS = ["sliding_attention", "full_attention"]
+GPT2 = {"vocab_size": VOCAB, "n_positions": LONGEST, "n_embd": 32, "n_layer": 2, "n_head": 4}
+PLAIN = {
+    key: value for key, value in SIZES.items() if key not in ("head_dim", "num_key_value_heads")
+}
+# By its configuration's class: the settings, and the scheme that it has.
+ARCHITECTURES: dict[str, tuple[dict[str, Any], str]] = {
+    "LlamaConfig": (SIZES, "rotary"),
+    "MistralConfig": (SIZES | {"sliding_window": 24}, "rotary"),
+    "Qwen2Config": (SIZES, "rotary"),
+    "Qwen3Config": (SIZES, "rotary"),
+    "Gemma2Config": (SIZES | {"sliding_window": 24, "query_pre_attn_scalar": 8}, "rotary"),
+    "Gemma3TextConfig": (
+        SIZES | {"sliding_window": 24, "query_pre_attn_scalar": 8, "layer_types": LAYERS},
+        "rotary",
+    ),
+    "Phi3Config": (SIZES, "rotary"),
+    "CohereConfig": (SIZES, "rotary"),
+    "GraniteConfig": (SIZES | {"logits_scaling": 3.0}, "rotary"),
+    "SmolLM3Config": (SIZES, "rotary"),
+    "GPTNeoXConfig": (PLAIN | {"num_attention_heads": 2}, "rotary"),
+    "GPTJConfig": (GPT2 | {"rotary_dim": 4}, "rotary"),
+    "GPT2Config": (GPT2, "learned"),
+    "OPTConfig": (
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 32,
+            "ffn_dim": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": LONGEST,
+            "word_embed_proj_dim": 32,
+        },
+        "learned",
+    ),
+    "BloomConfig": ({"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 2, "n_head": 4}, "alibi"),
+    "MptConfig": (
+        {"vocab_size": VOCAB, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": LONGEST},
+        "alibi",
+    ),
+    "FalconConfig": (
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": LONGEST,
+        },
+        "rotary",
+    ),
+    "XGLMConfig": (
+        {
+            "vocab_size": VOCAB,
+            "d_model": 32,
+            "ffn_dim": 48,
+            "num_layers": 2,
+            "attention_heads": 4,
+            "max_position_embeddings": LONGEST,
+        },
+        "sinusoidal",
+    ),
+    "MambaConfig": ({"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2}, "none"),
+}
+
+
+def save_tokenizer(folder: Path, adds_bos: bool = False) -> None:
+    """One token for each byte, `<|endoftext|>` and `<s>`."""
+    import transformers
+    from tokenizers.processors import TemplateProcessing
+
+    vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 2)}
+    vocab |= {"<|endoftext|>": 0, "<s>": 1}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<s>"])
+    if adds_bos:
+        tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|endoftext|>"
+    ).save_pretrained(folder)
+
+
+def save_model(folder: Path, name: str, adds_bos: bool = False, **settings: Any) -> Path:
+    """A model of that configuration's class, whose weights are large enough to matter."""
+    import transformers
+
+    config = getattr(transformers, name)(**ARCHITECTURES[name][0] | settings)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+    model.save_pretrained(folder)
+    save_tokenizer(folder, adds_bos)
+    return folder
