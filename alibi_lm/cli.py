@@ -32,9 +32,13 @@ CONFIGS = installation.folder("configs")
 # Exit statuses; 128 + the signal's number if the process was asked to stop.
 FAILED = 1  # some runs of a sweep failed, or a reproduction differs; also a traceback
 USAGE_ERROR = 2
-LAUNCHERS = (
-    "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
-)
+INSTALL = {
+    "hydra/launcher": (
+        "; for joblib: pip install -r requirements-joblib.txt, for slurm: requirements-slurm.txt"
+    ),
+    "hydra/sweeper": "; for optuna: pip install -r requirements-optuna.txt",
+}
+SWEEPERS = ("hydra/sweeper=optuna", "hydra/sweeper=checked")  # that sweep.py can have
 PROGRAM = "alibi-lm"
 OF_THE_REPOSITORY = ("index", "schemes")  # scripts that write tables of its pages
 _installed = False  # whether that was called, rather than `python scripts/...`
@@ -103,7 +107,7 @@ def command(
 
     def run() -> None:
         register(kind, sweeps, _take_plain_settings(kind))
-        check_overrides(sys.argv[1:])
+        check_overrides(sys.argv[1:], sweeps)
         if sweeps and not any(re.match("-(?!-config)", word) for word in sys.argv[1:]):
             # Where the settings cannot be composed, Hydra does not find the mode in them.
             sys.argv.append("--multirun")
@@ -160,7 +164,7 @@ def compose_all(composed: list[Composed], kind: type[T]) -> list[tuple[T, tuple[
     return members
 
 
-def check_overrides(arguments: list[str]) -> None:
+def check_overrides(arguments: list[str], sweeps: bool = False) -> None:
     """Refuse to remove a setting or to choose nothing: every setting needs a value."""
     parser = OverridesParser.create()
     problems = []
@@ -170,8 +174,12 @@ def check_overrides(arguments: list[str]) -> None:
         except HydraException:  # an option, or what Hydra will explain
             continue
         names = choices_of(override.key_or_group)
-        if override.key_or_group in ("hydra/sweeper", "hydra.mode"):
-            problems.append(f"{override.key_or_group}: cannot be set; each script has its own")
+        if override.key_or_group == "hydra.mode":
+            problems.append("hydra.mode: cannot be set; each script has its own")
+        if override.key_or_group == "hydra/sweeper" and not (sweeps and given in SWEEPERS):
+            problems.append(
+                "hydra/sweeper: cannot be set; each script has its own, and sweep.py takes optuna"
+            )
         if override.is_delete():
             problems.append(f"'{given}' removes a setting, but every setting needs a value")
         elif names and override.value() is None and override.key_or_group != "experiment":
@@ -223,7 +231,7 @@ def explain(error: Exception, kind: type[Any] = Config) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        hint = LAUNCHERS if group == "hydra/launcher" else ""
+        hint = INSTALL.get(group, "")
         allowed = sorted({*choices_of(group), *(error.options or () if group else ())})
         return unknown(group or "configuration", name, allowed) + hint
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from alibi_lm.cli import FAILED, Composed, FailedError, compose_all, explain, start_of
-from alibi_lm.config import Config
+from alibi_lm.config import Config, from_hydra
 from alibi_lm.errors import NonfiniteError, UserError
 from alibi_lm.evaluation.rows import Result
 from alibi_lm.machine import processes
@@ -28,7 +28,14 @@ from alibi_lm.report import summary, write_report
 from alibi_lm.report.tables import Table, markdown
 from alibi_lm.runs.evaluate import evaluate_run
 from alibi_lm.runs.folder import group
-from alibi_lm.runs.plan import Corpora, Member, check_folders, check_settings, open_member
+from alibi_lm.runs.plan import (
+    Corpora,
+    Member,
+    check_folders,
+    check_settings,
+    open_member,
+    plan_member,
+)
 from alibi_lm.runs.train import TRAINING, train_run
 from alibi_lm.tracking import Described, track
 
@@ -51,12 +58,22 @@ class Sweep:
         self.members = [open_member(config, corpora, words) for config, words in configs]
         check_folders(self.members)
 
-    def __call__(self, values: DictConfig) -> None:
-        """Run the member whose number Hydra says."""
+    def __call__(self, values: DictConfig) -> float | None:
+        """Run the member whose number Hydra says.
+
+        A sweeper that searches knows no members beforehand; it is told the mean loss of what was
+        evaluated, which it makes as small as it can.
+        """
         number = HydraConfig.get().job.num
+        if not self.members:
+            member = plan_member(from_hydra(values, Config))
+            with labelled(f"[{number + 1}] "):
+                results = run_member(member)
+            return sum(result.row.loss for result in results) / len(results)
         with labelled(f"[{number + 1}/{len(self.members)}] "):
             run_or_note_failure(self.members[number])
         reach(sum(map(work_of, self.members[: number + 1])))
+        return None
 
     def run(self, launch: Callable[[], Any]) -> None:
         """Launch the members, then report on all of them; `FailedError` if any failed."""
@@ -101,12 +118,12 @@ def run_or_note_failure(member: Member) -> None:
             raise SystemExit(FAILED) from error  # the others wait for this one
 
 
-def run_member(member: Member) -> None:
+def run_member(member: Member) -> list[Result]:
     """Train and evaluate one run, each unless it is done."""
     run = member.run
     with track(run.config.tracking, run.path, run.described()) as tracker:
         train_run(run, tracker)
-        evaluate_run(run, member.wanted, tracker)
+        return evaluate_run(run, member.wanted, tracker)
 
 
 def report(members: list[Member]) -> bool:
