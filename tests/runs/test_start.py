@@ -129,7 +129,7 @@ def test_another_length_and_another_text(
     [
         ({"model": ModelConfig(n_layers=1, n_heads=2, d_model=32, d_ff=32)}, "d_model is 16 there"),
         ({"model": ModelConfig(n_layers=1, n_heads=4, d_model=16, d_ff=32)}, "n_heads is 2 there"),
-        ({"tokenizer": BpeConfig(vocab_size=310)}, "its tokenizer is another"),
+        ({"tokenizer": BpeConfig(vocab_size=270)}, "its tokenizer is another"),
         ({"start": "nowhere"}, "run: nowhere is not a run folder"),
     ],
 )
