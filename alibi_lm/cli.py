@@ -106,8 +106,9 @@ def command(
             failures.append(error)  # raised below, where Hydra adds no lines of its own to it
 
     def run() -> None:
-        register(kind, sweeps, _take_plain_settings(kind))
-        check_overrides(sys.argv[1:], sweeps)
+        given, sys.argv[1:] = plain_settings(sys.argv[1:], kind)
+        register(kind, sweeps, given)
+        check_overrides(sys.argv[1:], kind, sweeps)
         if sweeps and not any(re.match("-(?!-config)", word) for word in sys.argv[1:]):
             # Where the settings cannot be composed, Hydra does not find the mode in them.
             sys.argv.append("--multirun")
@@ -129,8 +130,8 @@ def register(kind: type[Any], sweeps: bool = False, given: dict[str, Any] | None
     ConfigStore.instance().store(name="command", node=mode | (given or {}), package="_global_")
 
 
-def _take_plain_settings(kind: type[Any]) -> dict[str, Any]:
-    """Settings of this command that are groups in others, taken off the command line.
+def plain_settings(words: list[str], kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
+    """Settings of this command that are groups in others, and the other words.
 
     `model=` is a choice of configs/model for train.py; for convert.py it is a name, and Hydra would
     look for a file.
@@ -141,12 +142,14 @@ def _take_plain_settings(kind: type[Any]) -> dict[str, Any]:
         if isinstance(field.default, str | None) and field.name not in REGISTRIES
     }
     given: dict[str, Any] = {}
-    for word in sys.argv[1:]:
-        name, _, _ = word.partition("=")
+    others = []
+    for word in words:
+        name = word.partition("=")[0]
         if name in plain and (CONFIGS / name).is_dir():
             given[name] = OverridesParser.create().parse_override(word).value()
-            sys.argv.remove(word)
-    return given
+        else:
+            others.append(word)
+    return given, others
 
 
 def compose_all(composed: list[Composed], kind: type[T]) -> list[tuple[T, tuple[str, ...]]]:
@@ -164,16 +167,21 @@ def compose_all(composed: list[Composed], kind: type[T]) -> list[tuple[T, tuple[
     return members
 
 
-def check_overrides(arguments: list[str], sweeps: bool = False) -> None:
+def check_overrides(arguments: list[str], kind: type[Any] = Config, sweeps: bool = False) -> None:
     """Refuse to remove a setting or to choose nothing: every setting needs a value."""
     parser = OverridesParser.create()
     problems = []
+    unset = {f.name for f in dataclasses.fields(kind) if f.name in REGISTRIES and f.default is None}
+    unset -= {word.partition("=")[0] for word in arguments}
     for given in arguments:
         try:
             override = parser.parse_override(given)
         except HydraException:  # an option, or what Hydra will explain
             continue
         names = choices_of(override.key_or_group)
+        group, _, setting = override.key_or_group.partition(".")
+        if setting and group in unset:
+            problems.append(f"'{given}' sets what is not chosen; choose {group}=NAME with it")
         if override.key_or_group == "hydra.mode":
             problems.append("hydra.mode: cannot be set; each script has its own")
         if override.key_or_group == "hydra/sweeper" and not (sweeps and given in SWEEPERS):
@@ -302,17 +310,21 @@ def _scaled() -> str:
 
 def help_text(doc: str, kind: type[Any]) -> str:
     """The script's docstring, the choices of each group, and every setting with its meaning."""
-    names = {field.name for field in dataclasses.fields(kind)}
+    groups = {
+        field.name: field.default
+        for field in dataclasses.fields(kind)
+        if field.name in REGISTRIES or field.default_factory is not dataclasses.MISSING
+    }
     if _installed:
         doc = re.sub(r"python scripts/(\w+)\.py", rf"{PROGRAM} \1", doc)
     lines = [inspect.cleandoc(doc), ""]
-    if choices := _choices(names):
+    if choices := _choices(groups):
         lines += ["choices (group=choice), defaults in brackets:", *choices, ""]
     lines.append("settings (key=value), with the defaults of their types; a choice may set others:")
     settings = [(key, value, field, "") for key, value, field in walk(kind())]
     settings.sort(key=lambda setting: "." in setting[0])
     known = {key for key, *_ in settings}
-    for group in sorted(REGISTRIES.keys() & names):
+    for group in sorted(REGISTRIES.keys() & groups):
         for name, settings_of in REGISTRIES[group].settings.items():
             of_kind = walk(settings_of(), f"{group}.")
             settings += [(k, v, f, f"  ({group}={name})") for k, v, f in of_kind if k not in known]
@@ -323,17 +335,21 @@ def help_text(doc: str, kind: type[Any]) -> str:
     return "\n".join(lines)
 
 
-def _choices(names: set[str]) -> list[str]:
-    """A line for each group of settings that the command has, with what can be chosen."""
+def _choices(names: dict[str, Any]) -> list[str]:
+    """A line for each group of settings that the command has, with what can be chosen.
+
+    names: those of its settings that are groups, and None for those that are not chosen by default.
+    """
     defaults: dict[str, Any] = {}
     for entry in OmegaConf.load(CONFIGS / "config.yaml").defaults:
         defaults |= entry if OmegaConf.is_dict(entry) else {}
     groups = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")} | set(REGISTRIES))
-    if "train_length" in names:
-        names = names | {"experiment", "scale"}
+    if "optim" in names:
+        names = names | dict.fromkeys(["experiment", "scale"])
     lines = []
     for group in groups:
         if group in names and (choices := choices_of(group)):
-            marked = [f"[{name}]" if name == defaults.get(group) else name for name in choices]
+            default = None if names[group] is None else defaults.get(group)
+            marked = [f"[{name}]" if name == default else name for name in choices]
             lines.append(f"  {group:<12} {', '.join(marked)}")
     return lines

@@ -3,7 +3,8 @@
   python scripts/convert.py source=huggingface model=HuggingFaceTB/SmolLM2-135M
   python scripts/convert.py source=huggingface model=FOLDER data=text 'data.validation=[book.txt]'
   python scripts/convert.py source=huggingface model=FOLDER gguf=model.Q4_1.gguf
-  python scripts/convert.py checkpoint=alibi_wt103_L512.pt dictionary=dict.txt data.path=FOLDER
+  python scripts/convert.py checkpoint=alibi_wt103_L512.pt dictionary=dict.txt \
+      data=wikitext103 data.path=FOLDER
   python scripts/evaluate.py run=outputs/runs/NAME evaluation.lengths=[512,1024,3072]
 
 source=huggingface: any causal language model of transformers, from the hub or a folder. Its weights

@@ -5,7 +5,7 @@
   python scripts/sweep.py experiment=quickstart seed=0,1,2 output=outputs/three_seeds
   python scripts/sweep.py position=alibi,t5 data=text 'data.train=[books/*]' data.held_out=0.05
 
-  python scripts/sweep.py experiment=slopes hydra/sweeper=optuna 'position.scale=interval(0.1,8)'
+  python scripts/sweep.py hydra/sweeper=optuna 'position.scale=interval(0.1,8)' position=alibi
 
 Commas make a sweep (Hydra's multirun); lists stand in brackets. What is already trained or
 evaluated under the same settings is not done again, so run a sweep that broke again as it was.

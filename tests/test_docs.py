@@ -41,6 +41,8 @@ def first(word: str) -> str:
     override = OverridesParser.create().parse_override(word)
     if not override.is_sweep_override():
         return word
+    if override.is_interval_sweep():
+        return f"{override.key_or_group}={override.value().start}"
     return f"{override.key_or_group}={next(iter(override.sweep_string_iterator()))}"
 
 
@@ -65,10 +67,13 @@ def scripts() -> dict[str, tuple[Any, str]]:
 def test_every_command_composes(path: Path, scripts: dict[str, tuple[Any, str]]) -> None:
     for script, *words in commands(path.read_text(encoding="utf-8")):
         kind, name = scripts[script]
-        cli.register(kind)
+        given, words = cli.plain_settings(words, kind)
+        cli.register(kind, given=given)
         # README's own scheme is registered, and run, in test_adding.py.
         words = [w.replace("SCHEME", "alibi").replace("=mine", "=none") for w in words]
-        words = [first(w) for w in words if not w.startswith("-")]
+        words = [
+            first(w) for w in words if not w.startswith(("-", "hydra/sweeper", "hydra.sweeper"))
+        ]
         with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
             values = compose(name, words)
         assert isinstance(OmegaConf.to_object(values), kind), (script, words)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas
 import pytest
 from conftest import ROOT
+from tiny_models import save_model
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODEL = ["model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.d_ff=32"]
@@ -21,6 +22,7 @@ STEPS = ["optim.steps=4", "optim.warmup_steps=0", "optim.tokens_per_step=128"]
 READS = ["evaluation.lengths=[16,24]", "tracking=off", "cache=outputs/cache"]
 SMALL = [*MODEL, *STEPS, *READS]
 TEXT = ["data=text", "data.train=[*.md]", "data.held_out=0.2"]
+HELD_OUT = ["data=text", "data.validation=[other.txt]"]
 PAPER = ["model.cutoffs=[4,8]", "train_length=16", "position=alibi", "data.name=mine"]
 PAPER += ["evaluation.lengths_past_training=[]"]
 # What is added to a command that has these words, the first that are found.
@@ -68,7 +70,11 @@ def test_every_command(
         if "run=outputs/runs/NAME" in given:
             first = sorted((folder / "outputs" / "runs").glob("text-alibi-*"))[0]
             given = [f"run={first}" if word.startswith("run=") else word for word in given]
-        added = next(more for has, more in ADDED.items() if has in words)
+        if "model=OWNER/NAME" in given:
+            model = save_model(folder / "model", "LlamaConfig")
+            given = [*given, "cache=outputs/cache", *HELD_OUT]
+            given[given.index("model=OWNER/NAME")] = f"model={model}"
+        added = next((more for has, more in ADDED.items() if has in words), [])
         done = script(Path(name).stem, *given, *added)
         assert done.returncode == 0, (words, done.stderr[-2000:])
         ran.append(name)

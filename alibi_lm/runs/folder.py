@@ -321,12 +321,15 @@ def _other_text(
     made: Path | None = folder.tokenizer
     if not folder.tokenizer.exists():  # a run of an earlier version: it is with its token files
         made = find_tokenizer(tokens, there["tokenizer_hash"])
+    lost = UserError(
+        f"{folder.path} does not hold its tokenizer, and {tokens} has no token files of it; "
+        "evaluate it on its own text once, or name the folder that has them: cache=FOLDER"
+    )
+    if made is None and config.tokenizer.learns_from() is not None:
+        raise lost
     data = prepare(text, config.tokenizer, tokens, made)
     if data.tokenizer_hash != there["tokenizer_hash"]:
-        raise UserError(
-            f"{folder.path} does not hold its tokenizer, and {tokens} has no token files of it; "
-            "evaluate it on its own text once, or name the folder that has them: cache=FOLDER"
-        )
+        raise lost
     if data.hash != there["data_hash"]:
         return data
     _check_tokens(folder.path, folder.manifest(), data)
