@@ -16,18 +16,37 @@ from urllib.parse import unquote, urlparse
 REVISION = hashlib.sha1(b"the only revision").hexdigest()
 
 
+class Quiet(http.server.BaseHTTPRequestHandler):
+    """Answers HEAD as GET, and logs nothing."""
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def serving(handler: type[Quiet]) -> Iterator[str]:
+    """A server of its own, at the address that is yielded."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @contextlib.contextmanager
 def hub(name: str, repository: Path) -> Iterator[tuple[str, list[str]]]:
     """Serve the folder as the data set `name`; yields the address and the paths asked for."""
     asked: list[str] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             path = unquote(urlparse(self.path).path)
             asked.append(path)
@@ -53,13 +72,8 @@ def hub(name: str, repository: Path) -> Iterator[tuple[str, list[str]]]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as address:
+        yield address, asked
 
 
 def about(name: str, repository: Path) -> dict[str, object]:
@@ -86,13 +100,7 @@ def listing(folder: Path, repository: Path) -> list[dict[str, object]]:
 def refusing_hub() -> Iterator[str]:
     """A hub that has no model: `owner/gated` is gated, `owner/old` has no such revision."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             status, code = 404, "RepoNotFound"
             if "owner/gated" in self.path:
@@ -104,10 +112,5 @@ def refusing_hub() -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as address:
+        yield address

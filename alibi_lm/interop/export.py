@@ -33,6 +33,21 @@ from alibi_lm.settings import changed_settings, setting
 TOLERANCE = 1e-4  # nats, of any token
 COMPARED = 64  # tokens that are read by both
 ROTARY = (*FREQUENCIES, "part")  # settings of rotary that GPT-NeoX has, too
+# Of a layer, what is called otherwise and is the same: ours, theirs.
+NEOX_NAMES = {
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attention.out": "attention.dense",
+    "ffn.0": "mlp.dense_h_to_4h",
+    "ffn.2": "mlp.dense_4h_to_h",
+}
+XGLM_NAMES = {
+    "attention_norm": "self_attn_layer_norm",
+    "attention.out": "self_attn.out_proj",
+    "ffn_norm": "final_layer_norm",
+    "ffn.0": "fc1",
+    "ffn.2": "fc2",
+}
 
 
 @dataclass
@@ -201,23 +216,15 @@ def neox_weights(weights: dict[str, Tensor], config: Config) -> dict[str, Tensor
         "gpt_neox.final_layer_norm.weight": weights["norm.weight"] / scale,
         "gpt_neox.final_layer_norm.bias": weights["norm.bias"] / scale,
     }
-    names = {
-        "attention_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-        "attention.out": "attention.dense",
-        "ffn.0": "mlp.dense_h_to_4h",
-        "ffn.2": "mlp.dense_4h_to_h",
-    }
     for layer in range(model.n_layers):
-        here, there = f"blocks.{layer}", f"gpt_neox.layers.{layer}"
+        there = f"gpt_neox.layers.{layer}"
+        theirs |= _renamed(weights, layer, there, NEOX_NAMES)
         for kind in ("weight", "bias"):
-            stacked = weights[f"{here}.attention.qkv.{kind}"]
+            stacked = weights[f"blocks.{layer}.attention.qkv.{kind}"]
             q, k, v = stacked.reshape(3, model.n_heads, head_dim, *stacked.shape[1:])
             rows = torch.stack([q[:, order], k[:, order], v], dim=1)  # (H, 3, K, ...)
             theirs[f"{there}.attention.query_key_value.{kind}"] = rows.flatten(0, 2)
-            for ours, name in names.items():
-                theirs[f"{there}.{name}.{kind}"] = weights[f"{here}.{ours}.{kind}"]
-    return {name: tensor.contiguous() for name, tensor in theirs.items()}
+    return theirs
 
 
 def xglm_weights(weights: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
@@ -227,22 +234,25 @@ def xglm_weights(weights: dict[str, Tensor], model: ModelConfig) -> dict[str, Te
         "model.layer_norm.weight": weights["norm.weight"],
         "model.layer_norm.bias": weights["norm.bias"],
     }
-    names = {
-        "attention_norm": "self_attn_layer_norm",
-        "attention.out": "self_attn.out_proj",
-        "ffn_norm": "final_layer_norm",
-        "ffn.0": "fc1",
-        "ffn.2": "fc2",
-    }
     for layer in range(model.n_layers):
-        here, there = f"blocks.{layer}", f"model.layers.{layer}"
+        there = f"model.layers.{layer}"
+        theirs |= _renamed(weights, layer, there, XGLM_NAMES)
         for kind in ("weight", "bias"):
-            parts = weights[f"{here}.attention.qkv.{kind}"].chunk(3)
+            parts = weights[f"blocks.{layer}.attention.qkv.{kind}"].chunk(3)
             for name, part in zip("qkv", parts, strict=True):
                 theirs[f"{there}.self_attn.{name}_proj.{kind}"] = part
-            for ours, name in names.items():
-                theirs[f"{there}.{name}.{kind}"] = weights[f"{here}.{ours}.{kind}"]
     return theirs
+
+
+def _renamed(
+    weights: dict[str, Tensor], layer: int, there: str, names: dict[str, str]
+) -> dict[str, Tensor]:
+    """The tensors of a layer that another class has as they are, under its names."""
+    return {
+        f"{there}.{theirs}.{kind}": weights[f"blocks.{layer}.{ours}.{kind}"]
+        for ours, theirs in names.items()
+        for kind in ("weight", "bias")
+    }
 
 
 def _own(run: Run, config: Config) -> Any:

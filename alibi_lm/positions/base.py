@@ -110,6 +110,10 @@ class PositionConfig(TemperatureConfig, WindowConfig):
             if name in changed
         ]
 
+    def before(self, changes: dict[str, Any]) -> Any:
+        """The settings that these changes start from: less what would have no effect with them."""
+        return self
+
     def problems(self, sizes: Sizes) -> list[str]:
         """One line for each reason why this scheme cannot stand in a model of these sizes."""
         if self.sinks and self.window is None:

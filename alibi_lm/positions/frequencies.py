@@ -20,14 +20,17 @@ Frequency m of a head of K rotated coordinates is theta^(-2m / K); the exponents
   arXiv 2402.13753, and its code). longrope_dynamic: the long list in part, more for longer texts.
 """
 
+import dataclasses
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alibi_lm.positions.base import PositionConfig
-from alibi_lm.settings import setting
+from alibi_lm.settings import default_of, setting
 
 SCALINGS = (
     *("none", "linear", "ntk", "dynamic", "yarn", "llama3"),
@@ -73,6 +76,14 @@ class FrequencyConfig(PositionConfig):
         [], "longrope: what divides each frequency up to train_length; []: nothing", above=0
     )
     long_factors: list[float] = setting([], "longrope: what divides each beyond it", above=0)
+
+    def before(self, changes: dict[str, Any]) -> Any:
+        """Another scaling starts from its own defaults, not from the settings of this one."""
+        if changes.get("scaling", self.scaling) == self.scaling:
+            return self
+        names = {"factor", *itertools.chain(*OF_SCALING.values())}
+        fields = (field for field in dataclasses.fields(self) if field.name in names)
+        return replace(self, **{field.name: default_of(field) for field in fields})
 
     def factor_on_both(self, train_length: int) -> float:
         """What rotated queries and keys are multiplied by."""

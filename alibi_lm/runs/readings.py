@@ -134,6 +134,7 @@ def _shapes(position: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 def _words(position: PositionConfig, trained: PositionConfig) -> str:
     """What is changed, as words of the command line; the same for all specs of one meaning."""
     changed: dict[str, Any] = {}
+    trained = trained.before(asdict(position))
     if position.kind != trained.kind:
         changed["position"] = position.kind
     shared = shared_settings(type(trained), type(position))

@@ -153,6 +153,72 @@ def test_readings_are_rows_of_their_own(models: Path, converted: Callable[..., R
     assert by_changes[dynamic, 16].loss == pytest.approx(by_changes["", 16].loss, abs=1e-6)
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5000.0,
+    "factor": 8.0,
+    "low_freq_factor": 0.5,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 12,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 2.0, 3.0, 4.0],
+    "original_max_position_embeddings": 24,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "variant"),
+    [
+        (
+            "LlamaConfig",
+            LLAMA3,
+            "theta=5000.0 scaling=llama3 factor=8.0 original_length=12 low_freq_factor=0.5",
+        ),
+        (
+            "Phi3Config",
+            LONGROPE,
+            "scaling=longrope factor=2.0 original_length=24 short_factors=[1.0,1.1,1.2,1.3] "
+            "long_factors=[1.0,2.0,3.0,4.0]",
+        ),
+    ],
+)
+def test_a_model_with_a_scaling_of_its_own(
+    name: str,
+    parameters: dict[str, Any],
+    variant: str,
+    converted: Callable[..., Run],
+    tmp_path: Path,
+) -> None:
+    """It is told, kept as it is, and replaced as a whole by another."""
+    # Phi-3 has the original length as a setting of its own, too.
+    length = {"original_max_position_embeddings": parameters["original_max_position_embeddings"]}
+    own = length if name == "Phi3Config" else {}
+    folder = save_model(tmp_path / "scaled", name, rope_parameters=parameters, **own)
+    run = converted(folder)
+    assert run.identity.variant == f"model=scaled {variant}"
+    stream = run.data.split("validation").stream.astype(int).tolist()
+    for length in (16, 60):
+        (result,) = measured(run, lengths=[length], bos="none")
+        losses = result.losses()
+        assert losses is not None
+        expected = reference(folder, stream[:length], stream[1 : length + 1])
+        np.testing.assert_allclose(losses[:length], expected, atol=1e-5)
+    (result,) = measured(run, lengths=[60], position={"scaling": "linear", "factor": 2})
+    assert result.row.changes == "position.scaling=linear position.factor=2.0"
+    if name == "Phi3Config":  # the class refuses other types in files
+        return
+    plain = {"rope_type": "linear", "rope_theta": parameters["rope_theta"], "factor": 2.0}
+    other = shutil.copytree(folder, tmp_path / "linear")
+    config = json.loads((other / "config.json").read_text()) | {"rope_parameters": plain}
+    (other / "config.json").write_text(json.dumps(config))
+    (again,) = measured(converted(other), lengths=[60])
+    assert again.row.loss == pytest.approx(result.row.loss, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("position", "line"),
     [
