@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import Fork
-from samples import outcome
+from samples import outcome, trained
 
 from alibi_lm.config import Config
 from alibi_lm.runs.folder import RunFolder
@@ -41,18 +41,25 @@ LOSS = {"kind": "seqpe", "encoder_layers": 1, "contrastive": 0.1}
 
 
 @pytest.mark.parametrize(
-    "position",
-    [{"kind": "layered", "layers": ["t5", "path_fox", LOSS]}, "cape"],
-    ids=["every form", "drawn positions"],
+    ("position", "parent"),
+    [({"kind": "layered", "layers": ["t5", "path_fox", LOSS]}, None), ("cape", "rotary")],
+    ids=["every form", "drawn positions, on another run's weights"],
 )
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
-    small_config: Callable[..., Config], fork: Fork, tmp_path: Path, position: Any
+    small_config: Callable[..., Config],
+    fork: Fork,
+    tmp_path: Path,
+    position: Any,
+    parent: str | None,
 ) -> None:
     optim = AdamwConfig(
         steps=30, warmup_steps=5, tokens_per_step=64, micro_batch_size=1, lr=1e-2, min_lr=1e-3
     )
     config = small_config(position, optim=optim, checkpoint_seconds=0)
     config = replace(config, model=replace(config.model, dropout=0.2, n_layers=3))
+    if parent is not None:
+        start = trained(replace(small_config(parent), model=config.model))
+        config = replace(config, start=str(start.path))
 
     outcomes = []
     for name in ("first", "reference"):  # the first also waits for the server to start

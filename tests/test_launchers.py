@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from alibi_lm.cli import register
 from alibi_lm.config import Config
@@ -45,6 +46,27 @@ def test_members_run_elsewhere_and_failures_come_home(
         assert session["threads"] == 1  # the members divide the cores, or as the environment says
     (failed,) = (tmp_path / "out").glob("runs/*/failed.txt")
     assert failed.read_text().startswith("training stopped before update 2")
+
+
+def test_optuna_searches_for_the_smallest_loss(
+    script: Script, on_text: list[str], tmp_path: Path
+) -> None:
+    """Each trial is a run like any other, and what is told of it is the loss of its rows."""
+    search = ["hydra/sweeper=optuna", "position.scale=interval(0.1,8)", "hydra.sweeper.n_trials=3"]
+    done = script("sweep", "position=alibi", *search, *on_text, "output=out", "tracking=off")
+    assert done.returncode == 0, done.stderr
+    losses = {}
+    for run in (tmp_path / "out" / "runs").iterdir():
+        rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+        losses[rows[0]["variant"]] = sum(row["loss"] for row in rows) / len(rows)
+    assert len(losses) == 3
+    best = OmegaConf.load(tmp_path / "out" / "optimization_results.yaml")
+    smallest = min(losses, key=lambda variant: losses[variant])
+    assert best.best_value == pytest.approx(losses[smallest])
+    assert smallest == f"scale={best.best_params['position.scale']}"
+    done = script("sweep", "position=alibi", "hydra/sweeper=nope", *on_text)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "hydra/sweeper: cannot be set" in done.stderr
 
 
 def test_a_slurm_job_is_queued_again_when_it_runs_out_of_time() -> None:
