@@ -83,6 +83,7 @@ def reproduce(settings: ReproduceConfig) -> Reproduction:
     """
     folder, output = Path(settings.run), Path(settings.output)
     original = load_run(folder)
+    training = original.training
     original.read_weights()  # damaged ones are refused before anything is trained
     sessions = original.sessions()
     if not sessions:
@@ -95,12 +96,12 @@ def reproduce(settings: ReproduceConfig) -> Reproduction:
         )
     for row in (result.row for result in _complete(original)):
         where = Circumstances(resolve_device("auto").type)
-        read = replace(original.training, position=reading(original.config, row.changes))
+        read = replace(training, position=reading(training, row.changes))
         check_backend(read, _forced(row.backend), where, row.eval_length, row.window)
     processes.init()
     torch.set_num_threads(made["threads"])  # another number adds in another order
     config = replace(
-        original.training,
+        training,
         output=str(output),
         run=processes.on_rank_zero(lambda: _fresh(output, folder.resolve().name)),
         deterministic=made["deterministic"],

@@ -25,6 +25,7 @@ from alibi_lm.interop.huggingface import convert
 from alibi_lm.runs.evaluate import evaluate_run
 from alibi_lm.runs.folder import Run, load_run
 from alibi_lm.runs.plan import plan_evaluation, plan_run
+from alibi_lm.runs.reproduce import ReproduceConfig, reproduce
 
 transformers = pytest.importorskip("transformers")
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -289,6 +290,8 @@ def test_it_is_not_trained(models: Path, converted: Callable[..., Run], small_co
     run = converted(models / "llama")
     with pytest.raises(UserError, match="pretrained model, which can only be evaluated"):
         _ = run.training
+    with pytest.raises(UserError, match="pretrained model, which can only be evaluated"):
+        reproduce(ReproduceConfig(run=str(run.path)))
     with pytest.raises(UserError, match=r"start: .* only our own"):
         plan_run(small_config(start=str(run.path)))
     with pytest.raises(UserError, match="backend: given row, but a pretrained model has its own"):
