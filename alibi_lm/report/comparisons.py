@@ -226,8 +226,9 @@ def titles(studies: Iterable[Study]) -> dict[Study, str]:
             mine = study.settings.split()
             differ = [w for w in mine if not all(w in o.settings.split() for o in same)]
             keys = {w.partition("=")[0]: None for o in same for w in o.settings.split()}
-            absent = [f"default {k}" for k in keys if not any(w.startswith(k + "=") for w in mine)]
-            named[study] += ", " + (" ".join(differ or absent) or "another text")
+            absent = [k for k in keys if not any(w.startswith(k + "=") for w in mine)]
+            default = f"default {', '.join(absent)}" if absent else ""
+            named[study] += ", " + (" ".join(differ) or default or "another text")
     # What settings do not tell apart, a hash does: that of the recipe, or of the text.
     for of in ("recipe", "text"):
         again = Counter(named.values())

@@ -7,6 +7,7 @@ PNG, as PDF, and as SVG, in which every point tells its value when pointed at.
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ End = tuple[float, str, tuple[float, ...]]  # a curve's last value, its name and
 PANEL = (6.4, 4.0)  # inches; higher where the names of many curves need it
 AROUND = 0.95  # inches of a panel's height for its title and what stands below its axes
 LINE_OF_TEXT = 0.17  # inches
+HEADING = 95  # letters of a heading in a line, which then fits its panel
 TICK_GAP = 0.1  # of an axis, between two values that are both named
 NEAR = 1.9  # ratio of lengths whose labels would cover each other
 
@@ -439,7 +441,7 @@ def _finish(axes: "Axes", panel: Panel, ends: list[End], shown: str) -> None:
     """The heading (what is shown of several seeds), the grid, the names of the curves."""
     n_seeds = several_seeds(panel.curves)
     seeds = f"; {shown} of {n_seeds} seeds" if n_seeds else ""
-    heading = panel.heading + seeds
+    heading = textwrap.fill(panel.heading + seeds, HEADING)
     if panel.published:
         sources = (f"{p.source}, L = {p.curves[0].train_length:,}" for p in panel.published)
         heading += "\nthin lines: " + ";\n".join(sources)
