@@ -146,7 +146,10 @@ def plain_settings(words: list[str], kind: type[Any]) -> tuple[dict[str, Any], l
     for word in words:
         name = word.partition("=")[0]
         if name in plain and (CONFIGS / name).is_dir():
-            given[name] = OverridesParser.create().parse_override(word).value()
+            override = OverridesParser.create().parse_override(word)
+            if override.is_sweep_override():
+                raise SettingsError([f"'{word}' names several, and this command takes one"])
+            given[name] = override.value()
         else:
             others.append(word)
     return given, others

@@ -9,8 +9,9 @@
 
 Commas make a sweep (Hydra's multirun); lists stand in brackets. What is already trained or
 evaluated under the same settings is not done again, so run a sweep that broke again as it was.
-hydra/sweeper=optuna searches instead, for the smallest mean loss of what is evaluated.
 Writes OUTPUT/runs/*, and the report into OUTPUT: report.html, tables, figures, rows as CSV.
+hydra/sweeper=optuna searches instead, for the smallest mean loss of what is evaluated; its runs are
+reported on by report.py.
 """
 
 from alibi_lm.cli import command

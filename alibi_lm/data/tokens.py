@@ -94,10 +94,15 @@ class TokenizedCorpus:
         """The tokenizer, as the tokenizers library saves it."""
         return self.folder / "tokenizer.json"
 
+    @property
+    def end(self) -> int:
+        """The number of the token that ends documents (or lines) and stands before each split."""
+        return int(next(iter(self.splits.values())).stream[0])
+
     def texts(self) -> list[str | None]:
         """The text of each token; None for the one that ends documents (or lines)."""
         tokenizer = tokenizers.Tokenizer.from_file(str(self.tokenizer_file))
-        end = int(next(iter(self.splits.values())).stream[0])
+        end = self.end
         decoded = tokenizer.decode_batch([[i] for i in range(self.vocab_size)], False)
         return [None if i == end else text for i, text in enumerate(decoded)]
 

@@ -214,17 +214,23 @@ class Protocol:
 
     def unfit(self, n_targets: int, split: str) -> str | None:
         """Why a split of that many tokens cannot be scored, as `... given, but ...`."""
-        if self.places < (self.stride if self.takes_stride and self.stride else 1):
-            return (
-                f"evaluation.bos: given {self.bos}, but at length {self.length} it leaves "
-                f"{self.places} places for the text"
-            )
+        if found := self._no_places():
+            return found
         if self.length > n_targets:
             return (
                 f"evaluation.lengths: given {self.length}, but the {split} split has {n_targets} "
                 "tokens"
             )
         return None
+
+    def _no_places(self) -> str | None:
+        """Why a beginning-of-text token leaves no place for new tokens."""
+        if self.places >= (self.stride if self.takes_stride and self.stride else 1):
+            return None
+        return (
+            f"evaluation.bos: given {self.bos}, but at length {self.length} it leaves "
+            f"{self.places} places for the text"
+        )
 
 
 @register("nonoverlapping")
@@ -307,6 +313,8 @@ class SameTargets(Protocol):
         """Enough context must stand before the first target that may be drawn."""
         assert self.sample is not None
         earliest = first_sampled(n_targets)
+        if found := self._no_places():
+            return found
         if self.length > earliest:
             return (
                 f"evaluation.lengths: given {self.length}, but same_targets draws from the later "

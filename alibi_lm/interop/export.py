@@ -20,9 +20,9 @@ from torch import Tensor
 
 from alibi_lm.config import Config
 from alibi_lm.errors import SettingsError, UserError
+from alibi_lm.machine.hub import transformers_quietly
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.model.decoder import Decoder
-from alibi_lm.model.huggingface import transformers_quietly
 from alibi_lm.positions import PositionConfig
 from alibi_lm.positions.rope_parameters import FREQUENCIES, rope_parameters
 from alibi_lm.positions.spec import shortest
@@ -144,7 +144,7 @@ def _native(run: Run, config: Config) -> Any:
 
 def _common(run: Run, config: Config) -> dict[str, Any]:
     model = config.model
-    end = int(next(iter(run.data.splits.values())).stream[0])
+    end = run.data.end
     return {
         "vocab_size": run.data.vocab_size,
         "max_position_embeddings": config.train_length,
@@ -299,7 +299,7 @@ def _write_tokenizer(run: Run, config: Config, folder: Path) -> None:
 
     file = run.data.tokenizer_file
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    end = tokenizer.id_to_token(int(next(iter(run.data.splits.values())).stream[0]))
+    end = tokenizer.id_to_token(run.data.end)
     unknown = getattr(tokenizer.model, "unk_token", None)
     PreTrainedTokenizerFast(
         tokenizer_file=str(file),

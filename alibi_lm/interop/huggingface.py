@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from alibi_lm.config import PretrainedConfig
-from alibi_lm.data.corpus import DataConfig
 from alibi_lm.data.sources.stdlib import StdlibConfig
 from alibi_lm.data.tokenizers import END_NAMES, FileConfig
 from alibi_lm.data.tokens import prepare
@@ -14,15 +15,15 @@ from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.interop.config import ConvertConfig
 from alibi_lm.machine.files import write_atomically
+from alibi_lm.machine.hub import explaining
 from alibi_lm.machine.progress import say
 from alibi_lm.model.huggingface import (
     HuggingfaceConfig,
     HuggingfaceModel,
-    explaining,
     hash_of,
     rotations_of,
 )
-from alibi_lm.positions import PositionConfig
+from alibi_lm.positions import PositionConfig, Sizes
 from alibi_lm.positions.rope_parameters import read_rope_parameters
 from alibi_lm.positions.spec import read_spec
 from alibi_lm.runs.folder import Run, new_run
@@ -38,8 +39,11 @@ def convert(wanted: ConvertConfig) -> Run:
     there is no folder.
     """
     assert wanted.model is not None
+    name = wanted.model
+    if Path(name).is_dir():  # so that it is found from any folder
+        name = str(Path(name).resolve())
     pretrained = HuggingfaceConfig(
-        wanted.model, wanted.revision, wanted.gguf, wanted.trust_remote_code
+        name, wanted.revision, wanted.gguf, wanted.trust_remote_code, label=_label(wanted, name)
     )
     pretrained, theirs = look_up(pretrained)
     with tempfile.TemporaryDirectory() as folder:
@@ -51,12 +55,18 @@ def convert(wanted: ConvertConfig) -> Run:
             bos = "none"
         # The model is read before the text: it is refused sooner.
         model = HuggingfaceModel(pretrained, wanted.dtype)
-        pretrained = replace(pretrained, rescalable=bool(rotations_of(model.model)))
         length = wanted.train_length or model.longest or _train_length(theirs, wanted.model)
-        data: DataConfig = wanted.data or StdlibConfig()
+        found = find_position(theirs, model, length, pretrained.sizes(length))
+        if found is None:
+            say(
+                f"{wanted.model}: it rotates as no setting of ours says, so its rows call it plain "
+                "rotary, and it cannot be read otherwise"
+            )
+        else:
+            pretrained = replace(pretrained, rescalable=found.kind == "rotary")
         config = PretrainedConfig(
-            position=wanted.position or find_position(theirs, model, wanted.model),
-            data=data,
+            position=wanted.position or found or read_spec("rotary", "position"),
+            data=wanted.data or StdlibConfig(),
             tokenizer=tokenizer,
             evaluation=EvaluationConfig(lengths=[length], bos=bos),
             train_length=length,
@@ -66,8 +76,7 @@ def convert(wanted: ConvertConfig) -> Run:
             run=wanted.run,
             pretrained=pretrained,
         )
-        problems = config.problems() or config.position.problems(config.sizes)
-        if problems:
+        if problems := config.problems() or config.position.problems(config.sizes):
             raise SettingsError([f"model: {wanted.model}: {problem}" for problem in problems])
         tokens = prepare(config.data, config.tokenizer, Path(config.cache))
         if tokens.vocab_size > model.vocab_size:
@@ -75,25 +84,30 @@ def convert(wanted: ConvertConfig) -> Run:
                 f"model: {wanted.model} knows {model.vocab_size:,} tokens, and its tokenizer has "
                 f"{tokens.vocab_size:,}"
             )
-        source = hash_of(pretrained)
-        run = new_run(config, tokens, source)
-        if run.check():
-            return run
+        run = new_run(config, tokens, hash_of(pretrained))
+        run.check()
         run.path.mkdir(parents=True, exist_ok=True)
         write_atomically(run.tokenizer, tokens.tokenizer_file.read_bytes())
-    run = replace(
-        run, config=replace(config, tokenizer=replace(tokenizer, path=str(run.tokenizer)))
-    )
+    kept = replace(config, tokenizer=replace(tokenizer, path=str(run.tokenizer)))
+    run = replace(run, config=kept)
     run.create()
     with run.lock():
+        run.write_config()  # of a run that was there before: its identity is the same, not all else
         run.update_manifest(
             n_parameters=model.n_parameters,
             vocab_size=tokens.vocab_size,
             weights_of=pretrained.name,
-            weights_sha256=source,
+            weights_sha256=hash_of(pretrained),
             class_name=type(model.model).__name__,
         )
     return run
+
+
+def _label(wanted: ConvertConfig, name: str) -> str:
+    """What rows call the model: its name and revision on the hub, or that of its folder or file."""
+    if Path(name).is_dir():
+        return Path(wanted.gguf or name).name.replace(" ", "_")
+    return f"{name}@{wanted.revision}" if wanted.revision else name
 
 
 def look_up(pretrained: HuggingfaceConfig) -> tuple[HuggingfaceConfig, Any]:
@@ -155,13 +169,20 @@ def _tokenizer(
         bos = theirs.bos_token
         first = theirs("x").input_ids[:1]
         adds = bos is not None and first == [theirs.bos_token_id]
-        known = theirs.get_vocab()
-    if end is None and not any(name in known for name in END_NAMES):
-        end = theirs.eos_token
-    if end is None and not any(name in known for name in END_NAMES):
+        eos = theirs.eos_token
+    known = tokenizers.Tokenizer.from_file(file)
+    special = {
+        token.content for token in known.get_added_tokens_decoder().values() if token.special
+    }
+    if end is None:  # that of a chat's turns is no end of a text
+        usual = [name for name in END_NAMES if name in special]
+        end = eos if eos in usual else next(iter(usual), eos)
+    if end is None:
         raise UserError(f"model: {pretrained.name} has no end-of-text token; name it: end=TOKEN")
-    if end is not None and end not in known:
+    if known.token_to_id(end) is None:
         raise SettingsError([f"end: given {end}, but {pretrained.name} has no such token"])
+    if bos is not None and known.token_to_id(bos) is None:
+        bos = None  # transformers adds it, its tokenizer.json does not know it
     return FileConfig(path=file, end=end), replace(pretrained, bos_token=bos), adds
 
 
@@ -176,26 +197,25 @@ def _train_length(theirs: Any, name: str) -> int:
     return length
 
 
-def find_position(theirs: Any, model: HuggingfaceModel, name: str) -> PositionConfig:
-    """The scheme of a model of transformers, as one of ours, as far as its configuration says."""
+def find_position(
+    theirs: Any, model: HuggingfaceModel, train_length: int, sizes: Sizes
+) -> PositionConfig | None:
+    """The scheme of a model of transformers as one of ours; None if it rotates as none of ours.
+
+    Where layers rotate differently, that of those with full attention.
+    """
     text = theirs.get_text_config()
     parameters = getattr(text, "rope_parameters", None)
-    kind: Any = "none"
     of_mpt = getattr(text, "attn_config", None)
     if text.model_type == "bloom" or any(getattr(c, "alibi", False) for c in (text, of_mpt)):
-        kind = "alibi"
-    elif parameters and rotations_of(model.model):
-        by_type = {k: v for k, v in parameters.items() if isinstance(v, dict)}
-        of_all = by_type.get("full_attention") or next(iter(by_type.values()), parameters)
-        max_length = getattr(text, "max_position_embeddings", 0)
-        if (found := read_rope_parameters(of_all, max_length)) is not None:
-            return found
-        say(f"{name}: its rotations are scaled as no setting of ours says: {of_all}")
-        kind = {"kind": "rotary", "theta": of_all.get("rope_theta", 1e4)}
-    elif text.model_type in ("gptj", "codegen"):
-        kind = "rotary"
-    elif text.model_type == "xglm":
-        kind = "sinusoidal"
-    elif model.longest is not None:
-        kind = "learned"
-    return read_spec(kind, "position")
+        return read_spec("alibi", "position")
+    if parameters and rotations_of(model.model):
+        by_kind = {k: v for k, v in parameters.items() if isinstance(v, dict)}
+        of_all = by_kind.get("full_attention") or next(iter(by_kind.values()), parameters)
+        max_length = getattr(text, "max_position_embeddings", train_length)
+        found = read_rope_parameters(of_all, max_length, train_length)
+        return None if found is None or found.problems(sizes) else found
+    if text.model_type in ("gptj", "codegen"):
+        return None
+    known = {"xglm": "sinusoidal"}.get(text.model_type)
+    return read_spec(known or ("none" if model.longest is None else "learned"), "position")

@@ -94,11 +94,16 @@ class AlibiLmForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutput:
         """Log-probabilities of the next token. (B, T) -> (B, T, V), or of the last ones to keep.
 
-        attention_mask: may leave out tokens at the end only, which no other token sees. labels:
+        attention_mask: may leave out tokens at the end only, which no other token sees (none where
+        a scheme looks at the length of the text). labels:
         the loss is that of predicting each from those before it; -100 is not scored.
         """
-        if attention_mask is not None and bool((attention_mask.diff(dim=-1) > 0).any()):
-            raise ValueError("pad on the right: positions are counted from the first token")
+        if attention_mask is not None:
+            mask = attention_mask.long()
+            if bool((mask.diff(dim=-1) > 0).any()):
+                raise ValueError("pad on the right: positions are counted from the first token")
+            if not self.decoder.prefix_consistent and not bool(mask.all()):
+                raise ValueError("no padding: positions depend on the length of the text")
         hidden = self.decoder.hidden(input_ids)
         if isinstance(logits_to_keep, Tensor):
             hidden = hidden[:, logits_to_keep]

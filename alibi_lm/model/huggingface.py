@@ -5,13 +5,8 @@ the class does after them (a matrix, a scale, a cap), it does itself, on a piece
 so the logits are never held whole. That this gives the class's own logits is checked at load.
 """
 
-import contextlib
 import copy
 import hashlib
-import logging
-import re
-import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alibi_lm.errors import UserError
+from alibi_lm.machine.hub import explaining
 from alibi_lm.machine.progress import say
 from alibi_lm.model.softmax import LOGITS_AT_ONCE, losses_where_scored
 from alibi_lm.positions import SCHEMES, PositionConfig, Sizes
 from alibi_lm.positions.rope_parameters import rope_parameters
-from alibi_lm.settings import setting
+from alibi_lm.settings import changed_settings, setting, words
 
-INSTALL = "pip install -r requirements-huggingface.txt"
 PROBE = 32  # tokens that are read to check a model at load
 TOLERANCE = {True: 1e-5, False: 2e-2}  # of the largest logit, in float32 and in 16 bits
 # What tells tables of positions from other embeddings.
 POSITIONAL = ("pos", "wpe")
+BY_LENGTH = ("dynamic", "longrope")  # types of rotations that look at the length of the text
 ROTATED = (
     "full_attention"  # of models whose layers rotate differently: those that a reading changes
 )
@@ -45,20 +41,16 @@ class HuggingfaceConfig:
     revision: str | None = setting(None, "commit on the hub")
     gguf: str | None = setting(None, "GGUF file that holds the weights")
     trust_remote_code: bool = setting(False, "run the code that comes with the model")
+    label: str = setting("", "what rows call it")
     bos_token: str | None = setting(None, "its beginning-of-text token")
     n_layers: int = setting(1, "layers", at_least=1)
     n_heads: int = setting(1, "attention heads", at_least=1)
     head_dim: int = setting(1, "width of a head", at_least=1)
-    rescalable: bool = setting(False, "whether rope_parameters say how it rotates")
+    rescalable: bool = setting(False, "whether it rotates as rope_parameters of ours say")
 
     def sizes(self, train_length: int) -> Sizes:
         """What a positional scheme knows of the model."""
         return Sizes(self.n_layers, self.n_heads, self.n_heads * self.head_dim, train_length)
-
-    @property
-    def short_name(self) -> str:
-        """Its name without owner or folder."""
-        return Path(self.gguf or self.name).name.replace(" ", "_")
 
     @property
     def is_local(self) -> bool:
@@ -78,82 +70,12 @@ class HuggingfaceConfig:
         return where | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
-@contextlib.contextmanager
-def transformers_quietly() -> Iterator[None]:
-    """Without its warnings and bars; a UserError if it is not installed."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(f"this needs transformers: {INSTALL}") from error
-    level = transformers.logging.get_verbosity()
-    of_hub = logging.getLogger("huggingface_hub")
-    level_of_hub = of_hub.level
-    of_hub.setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        of_hub.setLevel(level_of_hub)
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def explaining(name: str) -> Iterator[None]:
-    """Whatever transformers and the hub raise becomes one line; nothing else is printed."""
-    try:
-        with transformers_quietly():
-            yield
-    except UserError:
-        raise
-    except Exception as error:  # whatever unknown files and a network make the libraries raise
-        raise UserError(f"model: {name} {_reason(error)[:400]}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong with a model, in a user's words."""
-    import huggingface_hub.errors as hub
-    from safetensors import SafetensorError
-
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(cause)
-
-    def is_of(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    text = " ".join(str(error).split())
-    if is_of(hub.GatedRepoError):
-        return "is gated: accept its terms on its page and log in with `hf auth login`"
-    if is_of(hub.RevisionNotFoundError):
-        return "has no such revision"
-    if is_of(hub.RepositoryNotFoundError):
-        return "is no folder, and on the Hugging Face hub it does not exist or is private"
-    if is_of(hub.HFValidationError):
-        return "is neither a folder nor the name of a model, OWNER/NAME"
-    if is_of(hub.LocalEntryNotFoundError, ConnectionError):
-        return "is no folder, and the Hugging Face hub cannot be reached"
-    if isinstance(error, ImportError):
-        return f"needs more than is installed: {text}; {INSTALL}"
-    if "trust_remote_code" in text:
-        return "comes with code of its own; to run it: trust_remote_code=true"
-    if found := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
-        return f"is no causal language model: its configuration is a {found[1]}"
-    if is_of(SafetensorError, FileNotFoundError) or "no file named" in text:
-        return f"is not whole: {text}"
-    return f"cannot be read: {type(error).__name__}: {text}"
-
-
 class HuggingfaceModel:
     """The model in one dtype on one device; `read_as` says how its positions are read.
 
     longest_read: of the texts that it will be given; some classes build tables for it.
     """
 
-    prefix_consistent: bool
     casts = False  # its weights are in the dtype of the measurement
 
     def __init__(
@@ -166,14 +88,15 @@ class HuggingfaceModel:
         self.name = settings.name
         self.model = _load(settings, dtype, longest_read)
         self.n_parameters = sum(p.numel() for p in self.model.parameters())
-        self.vocab_size = int(self.model.get_input_embeddings().num_embeddings)
-        self.config = copy.deepcopy(self.model.config)
+        self.vocab_size = int(self.model.config.get_text_config().vocab_size)
         self.backend = str(getattr(self.model.config, "_attn_implementation", None) or "own")
         self._inner = self._find_inner()
         self._kept: Any = None
-        self._rotation: Callable[[nn.Module], nn.Module] | None = None  # None: as loaded
         if self._inner is not None:
             self._inner.register_forward_hook(self._keep)
+        # What some rotations keep from one text to the next: each text begins with these.
+        self._as_loaded = rotations_of(self.model)
+        self._rotations = copy.deepcopy(self._as_loaded)
         with torch.inference_mode():
             self.in_pieces = self._inner is not None and self._pieces_are_exact()
             self._check_causal()
@@ -181,26 +104,43 @@ class HuggingfaceModel:
         if not self.in_pieces:
             say(f"{self.name}: its logits can only be computed whole, which takes memory")
         self._takes_window: bool | None = None  # not yet tried
-        self.prefix_consistent = True
         self.model.to(device)
 
-    def read_as(self, position: PositionConfig, sizes: Sizes, changed: bool) -> "HuggingfaceModel":
+    @property
+    def prefix_consistent(self) -> bool:
+        """Whether no rotation depends on the length of the text."""
+        types = [str(module.rope_type) for module in self._rotations.values()]
+        return not any(name in of_one for of_one in types for name in BY_LENGTH)
+
+    def read_as(
+        self, position: PositionConfig, trained: PositionConfig, sizes: Sizes
+    ) -> "HuggingfaceModel":
         """Itself, from now on with its positions read by these settings.
 
-        changed: whether they are not those that it came with.
+        trained: those that it came with. Where layers rotate differently, those are changed that
+        rotate so. A UserError if transformers would not compute what the settings say.
         """
-        config = copy.deepcopy(self.config)
-        if changed:
-            parameters, max_length = rope_parameters(position, sizes)
-            text = config.get_text_config()
-            text.max_position_embeddings = max_length
-            by_type = text.rope_parameters
-            if ROTATED in by_type:
-                text.rope_parameters = {**by_type, ROTATED: {**by_type[ROTATED], **parameters}}
-            else:
-                text.rope_parameters = parameters
-        self._rotation = lambda module: type(module)(config.get_text_config())
-        self.prefix_consistent = SCHEMES.build(position, sizes).prefix_consistent
+        self._rotations = copy.deepcopy(self._as_loaded)
+        if position == trained:
+            return self
+        there, wanted = (SCHEMES.build(each, sizes) for each in (trained, position))
+        changed = 0
+        for name, module in self._as_loaded.items():
+            kinds = [kind for kind in _kinds(module) if _rotates_as(module, kind, there)]
+            if kinds:
+                changed += len(kinds)
+                made = _rescaled(module, kinds, position, sizes)
+                if not all(_rotates_as(made, kind, wanted) for kind in kinds):
+                    raise UserError(
+                        f"evaluation.position: transformers computes other frequencies of "
+                        f"{type(self.model).__name__} than {words(changed_settings(position))}"
+                    )
+                self._rotations[name] = made
+        if not changed:
+            raise UserError(
+                f"evaluation.position: no layer of {self.name} rotates as its run says, so none "
+                "can be read otherwise"
+            )
         return self
 
     def refusal(self, length: int, window: int | None) -> str | None:
@@ -360,22 +300,47 @@ class HuggingfaceModel:
         return torch.zeros_like(seen, dtype=weights.dtype).masked_fill(~seen, lowest)
 
     def _reset_rotations(self) -> None:
-        """Build the rotations anew: those of some scalings depend on what was read before."""
-        if self._rotation is None:
-            return
+        """Put fresh rotations into the model: some keep what they computed for the text before."""
         device = next(self.model.parameters()).device
-        for parent, name, module in rotations_of(self.model):
-            setattr(parent, name, self._rotation(module).to(device))
+        for name, module in self._rotations.items():
+            self.model.set_submodule(name, copy.deepcopy(module).to(device))
 
 
-def rotations_of(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """The modules that rotate by rope_parameters: (the one that holds it, its name, itself)."""
-    return [
-        (parent, name, module)
-        for parent in model.modules()
-        for name, module in parent.named_children()
-        if hasattr(module, "rope_type")
-    ]
+def rotations_of(model: nn.Module) -> dict[str, Any]:
+    """The modules that rotate by rope_parameters, by name."""
+    everything = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in everything if hasattr(module, "rope_type")}
+
+
+def _kinds(module: Any) -> list[str]:
+    """The kinds of layers that a module rotates; "" for all alike."""
+    return list(module.rope_type) if isinstance(module.rope_type, dict) else [""]
+
+
+def _rotates_as(module: Any, kind: str, position: Any) -> bool:
+    """Whether a module's frequencies for short texts, and its factor, are those of our scheme."""
+    prefix = f"{kind}_" if kind else ""
+    found = getattr(module, f"{prefix}inv_freq").float().cpu()
+    factor = float(getattr(module, f"{prefix}attention_scaling"))
+    ours = position.frequencies(1)
+    return (
+        found.shape == ours.shape
+        and torch.allclose(found, ours, rtol=1e-4, atol=0)
+        and abs(factor - position.attention_factor) < 1e-4
+    )
+
+
+def _rescaled(module: Any, kinds: list[str], position: PositionConfig, sizes: Sizes) -> Any:
+    """A module like this one, which rotates layers of these kinds by other settings."""
+    config = copy.deepcopy(module.config)
+    parameters, max_length = rope_parameters(position, sizes)
+    config.max_position_embeddings = max_length
+    if kinds == [""]:
+        config.rope_parameters = parameters
+    else:
+        by_kind = dict(config.rope_parameters)
+        config.rope_parameters = by_kind | {kind: by_kind[kind] | parameters for kind in kinds}
+    return type(module)(config)
 
 
 def hash_of(settings: HuggingfaceConfig) -> str:
@@ -420,7 +385,12 @@ def _load(settings: HuggingfaceConfig, dtype: str, longest_read: int) -> Any:
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:
-    """Whether logits are the same but for the order of sums."""
+    """Whether logits are the same but for the order of sums; infinite ones in the same places."""
     tolerance = TOLERANCE[one.dtype == torch.float32]
     one, other = one.float(), other.float()
-    return bool((one - other).abs().max() <= tolerance * one.abs().max().clamp(min=1))
+    finite = one.isfinite()
+    if not torch.equal(finite, other.isfinite()):
+        return False
+    largest = one[finite].abs().max() if finite.any() else torch.zeros(())
+    differences = (one - other)[finite].abs()
+    return bool((differences <= tolerance * largest.clamp(min=1)).all())

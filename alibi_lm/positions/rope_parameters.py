@@ -45,23 +45,28 @@ FREQUENCIES = (
     "scaling",
     *dict.fromkeys(ours for of in TYPES.values() for ours in of.values()),
 )
+ORIGINAL = ("dynamic", "yarn", "llama3", "longrope")  # types that scale from some length on
 SAME = ("rope_theta", "rope_type", "type", "partial_rotary_factor")
 
 
-def read_rope_parameters(parameters: dict[str, Any], max_length: int) -> PositionConfig | None:
+def read_rope_parameters(
+    parameters: dict[str, Any], max_length: int, train_length: int
+) -> PositionConfig | None:
     """The rotary settings that the parameters stand for; None if ours cannot say them.
 
-    max_length: the model's max_position_embeddings.
+    max_length: the model's max_position_embeddings. train_length: of the run.
     """
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     names = TYPES.get(kind)
     if names is None or parameters.keys() - names.keys() - {*SAME}:
         return None
-    spec = {ours: parameters[name] for name, ours in names.items() if parameters.get(name)}
+    given = {ours: parameters.get(name) for name, ours in names.items()}
+    spec = {ours: value for ours, value in given.items() if value is not None}
     if kind == "longrope" and "factor" not in spec and "original_length" in spec:
         spec["factor"] = max_length / spec["original_length"]
-    if spec.get("original_length") == max_length:
-        del spec["original_length"]  # it follows
+    if kind in ORIGINAL:  # what transformers scales from, unless that is the training length
+        origin = spec.pop("original_length", max_length)
+        spec |= {"original_length": origin} if origin != train_length else {}
     spec |= {
         "theta": parameters["rope_theta"],
         "part": parameters.get("partial_rotary_factor", 1.0),

@@ -42,10 +42,7 @@ def read_spec(spec: Any, where: str, base: PositionConfig | None = None) -> Posi
     if base is not None and base.kind != kind:
         kept = shared_settings(type(base), settings)
         values = {name: getattr(base, name) for name in kept} | values
-    if base is not None and base.kind == kind:
-        typed = OmegaConf.structured(base.before(values))
-    else:
-        typed = OmegaConf.structured(settings)
+    typed = OmegaConf.structured(base if base is not None and base.kind == kind else settings)
     for key, value in values.items():
         try:
             OmegaConf.update(typed, key, value, merge=False)  # a list or mapping as a whole

@@ -228,7 +228,8 @@ def titles(studies: Iterable[Study]) -> dict[Study, str]:
             keys = {w.partition("=")[0]: None for o in same for w in o.settings.split()}
             absent = [k for k in keys if not any(w.startswith(k + "=") for w in mine)]
             default = f"default {', '.join(absent)}" if absent else ""
-            named[study] += ", " + (" ".join(differ) or default or "another text")
+            tokens = "tokenizer" if all(other.text == study.text for other in same) else "text"
+            named[study] += ", " + (" ".join(differ) or default or f"another {tokens}")
     # What settings do not tell apart, a hash does: that of the recipe, or of the text.
     for of in ("recipe", "text"):
         again = Counter(named.values())

@@ -143,8 +143,8 @@ def _provenance(
     """What the rows say of where they come from, for the foot of the page."""
 
     def all_of(key: str) -> str:
-        values = dict.fromkeys(str(getattr(result.row, key)) for result in results)
-        return ", ".join(values)
+        values = dict.fromkeys(getattr(result.row, key) for result in results)
+        return ", ".join("not known" if value is None else str(value) for value in values)
 
     keys = {
         "commit": "code (commit)",

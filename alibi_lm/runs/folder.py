@@ -210,16 +210,19 @@ class Run(RunFolder):
         with self.lock():
             remove_partial_files(self.path)
             if not self.check():
-                values = to_dict(self.config)
-                if self.data.revision is not None:  # so that later commits are not asked for
-                    values["data"]["revision"] = self.data.revision
-                config = OmegaConf.to_yaml(values)
-                write_atomically(self.path / "config.yaml", config)
+                self.write_config()
                 words = {"settings", "variant", "recipe"}
                 rows = {key: value for key, value in asdict(self.identity).items() if key in words}
                 write_atomically(self.tokenizer, self.data.tokenizer_file.read_bytes())
                 facts = {"rows": rows, "tokens_hash": self.data.tokens_hash}
                 self.update_manifest(identity=self.identity.values, **facts)
+
+    def write_config(self) -> None:
+        """Keep the settings."""
+        values = to_dict(self.config)
+        if self.data.revision is not None:  # so that later commits are not asked for
+            values["data"]["revision"] = self.data.revision
+        write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(values))
 
     def elsewhere(self, output: str | None) -> RunFolder:
         """The folder of another output that gets its rows; itself if that is None.
@@ -268,7 +271,7 @@ def new_run(
     # For people the first words, for machines the hash.
     words = [folder_name(data.name), config.position.kind, f"L{config.train_length}"]
     if isinstance(config, PretrainedConfig):
-        words.insert(0, folder_name(config.pretrained.short_name))
+        words.insert(0, folder_name(config.pretrained.label))
     else:
         words.append(f"s{config.seed}")
     name = config.run or "-".join((*words, identity.hash))

@@ -54,7 +54,8 @@ def identify(
     elif isinstance(config, PretrainedConfig):
         # Models that share a tokenizer are compared, like schemes.
         changed = {k: v for k, v in changed.items() if not k.startswith("pretrained.")}
-        named, own = {"model": "pretrained"}, {"model": config.pretrained.short_name}
+        hashes["end"] = str(config.tokenizer.end_token())  # of documents: another, other tokens
+        named, own = {"model": "pretrained"}, {"model": config.pretrained.label}
     values = {"schema": SCHEMA} | kinds | changed | hashes
     if source is not None:
         values["source"] = source

@@ -34,7 +34,8 @@ def readings(config: RunConfig, wanted: Any) -> dict[str, PositionConfig]:
         return {"": config.position}
     found = {}
     for spec in wanted if isinstance(wanted, list) else [wanted]:
-        position = read_spec(spec, SETTING, base=config.position)
+        base = config.position.before(spec) if isinstance(spec, dict) else config.position
+        position = read_spec(spec, SETTING, base=base)
         _check(position, config)
         words = _words(position, config.position)
         if not _say(words, position, config):
@@ -112,7 +113,7 @@ def _check_pretrained(position: PositionConfig, config: PretrainedConfig) -> Non
     if not config.pretrained.rescalable:
         raise SettingsError(
             [
-                f"{SETTING}: given {given}, but {config.pretrained.short_name} "
+                f"{SETTING}: given {given}, but {config.pretrained.label} "
                 f"(position={config.position.kind}) has no rope_parameters that could be changed"
             ]
         )
@@ -134,7 +135,6 @@ def _shapes(position: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 def _words(position: PositionConfig, trained: PositionConfig) -> str:
     """What is changed, as words of the command line; the same for all specs of one meaning."""
     changed: dict[str, Any] = {}
-    trained = trained.before(asdict(position))
     if position.kind != trained.kind:
         changed["position"] = position.kind
     shared = shared_settings(type(trained), type(position))

@@ -6,6 +6,8 @@ a new model, or left over.
 """
 
 import dataclasses
+import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,8 @@ from alibi_lm.config import Config
 from alibi_lm.data.tokens import TokenizedCorpus
 from alibi_lm.errors import UserError
 from alibi_lm.model.decoder import Decoder
-from alibi_lm.runs.folder import open_folder
+from alibi_lm.runs.folder import RunFolder, open_folder
+from alibi_lm.runs.identity import identify
 
 # What may differ: dropouts are of a training, initial values are not used.
 FREE = ("dropout", "attention_dropout", "activation_dropout", "softmax_dropout", "init")
@@ -30,7 +33,7 @@ def find_start(config: Config, data: TokenizedCorpus) -> Start | None:
     """The start that is set, if one is; a UserError if this run cannot start from it."""
     if config.start is None:
         return None
-    folder = open_folder(Path(config.start))
+    folder = _parent(config.start)
     theirs, manifest = folder.read_config(), folder.manifest()
     if not isinstance(theirs, Config):
         raise UserError(f"start: {config.start} is a pretrained model, and only our own train on")
@@ -48,15 +51,34 @@ def find_start(config: Config, data: TokenizedCorpus) -> Start | None:
         )
     if problems:
         raise UserError(f"start: given {config.start}, but {'; '.join(problems)}")
-    rows = manifest.get("rows", {})
-    scheme = "+".join([theirs.position.kind, *rows.get("variant", "").split()])
-    words = f"{scheme}-L{theirs.train_length}-{rows.get('recipe', 'unknown')}"
-    return Start(manifest["weights_sha256"], words)
+    rows = manifest.get("rows") or asdict(identify(theirs, data))
+    scheme = "+".join([theirs.position.kind, *rows["variant"].split()])
+    words = f"{scheme}-L{theirs.train_length}-{rows['recipe']}"
+    return Start(_hash(folder), words)
 
 
-def load_start(model: Decoder, path: str) -> None:
-    """Put another run's weights into a new model; a UserError if other parts do not fit."""
-    theirs = open_folder(Path(path)).read_weights()
+def _parent(path: str) -> RunFolder:
+    try:
+        return open_folder(Path(path))
+    except UserError as error:
+        raise UserError(str(error).replace("run:", "start:", 1)) from error
+
+
+def _hash(folder: RunFolder) -> str:
+    """Of the weights; runs of the first versions do not say it."""
+    told: str | None = folder.manifest().get("weights_sha256")
+    return told or hashlib.sha256(folder.weights.read_bytes()).hexdigest()
+
+
+def load_start(model: Decoder, path: str, source: str) -> None:
+    """Put another run's weights into a new model.
+
+    source: their hash. A UserError if they are others by now, or other parts do not fit.
+    """
+    folder = _parent(path)
+    if _hash(folder) != source:
+        raise UserError(f"start: given {path}, whose weights have changed since; start again")
+    theirs = folder.read_weights()
     ours = dict(model.named_parameters())
     fitting = {name for name in theirs if name in ours and theirs[name].shape == ours[name].shape}
     wrong = sorted(

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+from alibi_lm.attention import Form
 from alibi_lm.config import PretrainedConfig
 from alibi_lm.errors import UserError
 from alibi_lm.evaluation.protocols import Measurement
 from alibi_lm.evaluation.score import Subject
 from alibi_lm.machine.progress import say
 from alibi_lm.model.huggingface import HuggingfaceConfig, HuggingfaceModel, hash_of
-from alibi_lm.positions import Position
+from alibi_lm.positions import SCHEMES, Position, PositionConfig
 from alibi_lm.runs.folder import Run
 from alibi_lm.runs.readings import build_reading, reading
 from alibi_lm.runs.train import build_model
@@ -53,15 +54,19 @@ def _pretrained(
     check_unchanged(run, config.pretrained)
     longest = max(measurement.protocol.length for measurement in wanted)
 
-    @functools.lru_cache(maxsize=1)  # of one dtype at a time
+    loaded: dict[str, HuggingfaceModel] = {}
+
     def model_of(dtype: str) -> HuggingfaceModel:
-        model = HuggingfaceModel(config.pretrained, dtype, device, longest)
+        if dtype in loaded:
+            return loaded[dtype]
+        loaded.clear()  # one dtype at a time: a model may fill the memory
+        loaded[dtype] = model = HuggingfaceModel(config.pretrained, dtype, device, longest)
         if run.data.vocab_size > model.vocab_size:
             raise UserError(
                 f"{run.path} has a tokenizer of {run.data.vocab_size:,} tokens, and its model "
                 f"knows {model.vocab_size:,}"
             )
-        if dtype != "float32" and config.position.kind == "alibi":
+        if dtype != "float32" and adds_by_key(config.position):
             say(
                 f"warning: in {dtype} transformers rounds ALiBi's biases, so that distant keys "
                 "share one; what grows with length may be that: evaluation.dtype=float32"
@@ -70,10 +75,17 @@ def _pretrained(
 
     def of(measurement: Measurement) -> Subject:
         position = reading(config, measurement.changes)
-        changed = position != config.position
-        return model_of(measurement.dtype).read_as(position, config.sizes, changed)
+        model = model_of(measurement.dtype)
+        return model.read_as(position, config.position, config.sizes)
 
     return Subjects(model_of(wanted[0].dtype).n_parameters, of)
+
+
+def adds_by_key(position: PositionConfig) -> bool:
+    """Whether a scheme adds a number to each key that grows with its distance."""
+    return any(
+        needed.form is Form.BY_KEY for needed in SCHEMES.made[position.kind].needs(position, 2)
+    )
 
 
 def check_unchanged(run: Run, pretrained: HuggingfaceConfig) -> None:

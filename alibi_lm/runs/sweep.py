@@ -6,6 +6,7 @@ in its folder and the others continue; at the end a table says what failed and h
 """
 
 import itertools
+import math
 import os
 import shlex
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from alibi_lm.cli import FAILED, Composed, FailedError, compose_all, explain, start_of
 from alibi_lm.config import Config, from_hydra
 from alibi_lm.errors import NonfiniteError, UserError
-from alibi_lm.evaluation.rows import Result
+from alibi_lm.evaluation.rows import COMPLETE, Result
 from alibi_lm.machine import processes
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.interruption import listen
@@ -68,8 +69,8 @@ class Sweep:
         if not self.members:
             member = plan_member(from_hydra(values, Config))
             with labelled(f"[{number + 1}] "):
-                results = run_member(member)
-            return sum(result.row.loss for result in results) / len(results)
+                run_or_note_failure(member)
+            return mean_loss(member)
         with labelled(f"[{number + 1}/{len(self.members)}] "):
             run_or_note_failure(self.members[number])
         reach(sum(map(work_of, self.members[: number + 1])))
@@ -118,12 +119,21 @@ def run_or_note_failure(member: Member) -> None:
             raise SystemExit(FAILED) from error  # the others wait for this one
 
 
-def run_member(member: Member) -> list[Result]:
+def mean_loss(member: Member) -> float:
+    """Of all that was wanted of a member and scored; infinite if it failed or nothing was."""
+    there = {} if member.run.failure.exists() else member.run.results()
+    rows = [there[m].row for m in member.wanted if m in there]
+    losses = [row.loss for row in rows if row.status == COMPLETE]
+    mean = sum(losses) / len(losses) if losses else math.inf
+    return mean if math.isfinite(mean) else math.inf
+
+
+def run_member(member: Member) -> None:
     """Train and evaluate one run, each unless it is done."""
     run = member.run
     with track(run.config.tracking, run.path, run.described()) as tracker:
         train_run(run, tracker)
-        return evaluate_run(run, member.wanted, tracker)
+        evaluate_run(run, member.wanted, tracker)
 
 
 def report(members: list[Member]) -> bool:

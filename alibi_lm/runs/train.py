@@ -70,9 +70,11 @@ class Trainer:
         self.device = resolve_device(config.device)
         prepare_memory(self.device)
         self.deterministic = be_deterministic(config.deterministic, self.device)
+        self.checkpoints = Checkpoints(run.checkpoints)
+        newest = self.checkpoints.newest()
         self.model = build_model(run, config.seed, config.backend)
-        if config.start is not None:
-            load_start(self.model, config.start)
+        if config.start is not None and newest is None:
+            load_start(self.model, config.start, run.identity.values["source"])
         self.model.to(self.device)
         self.n_parameters = self.model.n_parameters  # before it is shared
         if config.compile:
@@ -80,19 +82,17 @@ class Trainer:
         self.shared = share_model(self.model, config.parallel, self.device)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = build_scaler(config.dtype, self.device, config.optim.tokens_per_step)
-        self.checkpoints = Checkpoints(run.checkpoints)
         # What a checkpoint keeps beside model and optimizer:
         self.step = 0
         self.recent: list[float] = []  # losses since the last line of metrics.jsonl
         self.seconds = 0.0  # of training, up to the last checkpoint
         self.first_step_seconds: float | None = None  # with compile=true mostly the compiler's
-        self._resume()
+        self._resume(newest)
         self.started = self.saved_at = 0.0  # when training begins
         self.saved_step = self.step
 
-    def _resume(self) -> None:
-        """Continue from the newest checkpoint that is whole."""
-        state = self.checkpoints.newest()
+    def _resume(self, state: State | None) -> None:
+        """Continue from the newest checkpoint that is whole, if there is one."""
         steps = processes.all_gather(state.step if state else 0)
         if len(set(steps)) > 1:
             raise UserError(

@@ -198,6 +198,9 @@ def test_it_is_a_model_of_transformers(small_config: SmallConfig, tmp_path: Path
     mask[:, 0] = 0
     with pytest.raises(ValueError, match="pad on the right"):
         model(tokens, attention_mask=mask)
+    with torch.inference_mode():
+        padded = model(tokens, attention_mask=mask.flip(-1).bool()).logits
+    torch.testing.assert_close(padded, whole.logits)
     model.save_pretrained(tmp_path / "again")
     again = AlibiLmForCausalLM.from_pretrained(tmp_path / "again").eval()
     with torch.inference_mode():

@@ -1,20 +1,28 @@
 """Models of transformers as subjects: token losses against the logits of the classes themselves."""
 
 import copy
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import ARCHITECTURES, LONGEST, VOCAB, save_model
+from tiny_models import ARCHITECTURES, LAYERS, LONGEST, VOCAB, save_model
 from torch import Tensor
 
 from alibi_lm.errors import UserError
 from alibi_lm.interop.huggingface import look_up
-from alibi_lm.model.huggingface import HuggingfaceConfig, HuggingfaceModel, hash_of, rotations_of
+from alibi_lm.model.huggingface import (
+    HuggingfaceConfig,
+    HuggingfaceModel,
+    _agree,
+    hash_of,
+    rotations_of,
+)
 from alibi_lm.model.softmax import UNSCORED
 from alibi_lm.positions import SCHEMES
 from alibi_lm.positions.rope_parameters import read_rope_parameters, rope_parameters
@@ -128,14 +136,17 @@ def test_readings_are_those_of_transformers(
         reading = reading | {
             "long_factors": [1.0, 2.0, 3.0, 4.0][: int(sizes.head_dim * part) // 2]
         }
+    layered = name == "Gemma3TextConfig"
     base = read_spec({"kind": "rotary", "part": part}, "test")
     position = read_spec(reading, "test", base=base)
     assert position.problems(sizes) == []
-    model = HuggingfaceModel(settings).read_as(position, sizes, changed=True)
+    trained = read_spec({"kind": "rotary", "part": part, "theta": 1e4}, "test")
+    if layered:
+        trained = replace(trained, theta=1e6)
+    model = HuggingfaceModel(settings).read_as(position, trained, sizes)
     parameters, max_length = rope_parameters(position, sizes)
     changed = copy.deepcopy(config)
     changed.max_position_embeddings = max_length
-    layered = name == "Gemma3TextConfig"
     if layered:
         by_type = changed.rope_parameters
         parameters = by_type | {"full_attention": by_type["full_attention"] | parameters}
@@ -146,7 +157,7 @@ def test_readings_are_those_of_transformers(
         theirs = as_loaded(folder(name), config=changed)
         assert (found - losses_of(theirs, tokens)).abs().max() < 1e-5
         ours = SCHEMES.build(position, sizes)
-        _, _, rotary = rotations_of(model.model)[-1]
+        (rotary,) = rotations_of(model.model).values()
         of_layers = "full_attention_" if layered else ""
         there = getattr(rotary, f"{of_layers}inv_freq")
         torch.testing.assert_close(there, ours.frequencies(length), rtol=1e-5, atol=0)
@@ -161,9 +172,39 @@ def test_rope_parameters_there_and_back(reading: dict[str, Any]) -> None:
     sizes = HuggingfaceConfig(n_heads=4, head_dim=8).sizes(LONGEST)
     position = read_spec({"kind": "rotary"} | reading, "test")
     parameters, max_length = rope_parameters(position, sizes)
-    again = read_rope_parameters(parameters, max_length)
+    again = read_rope_parameters(parameters, max_length, LONGEST)
     assert again is not None
     assert rope_parameters(again, sizes) == (parameters, max_length)
+
+
+@torch.inference_mode()
+def test_layers_that_rotate_otherwise_stay(tmp_path: Path) -> None:
+    """As loaded, each module is its own; a reading changes those that rotate as the run says."""
+    settings = {"vocab_size": VOCAB, "num_hidden_layers": 2, "layer_types": LAYERS}
+    folder = save_model(tmp_path, "Gemma3TextConfig", **settings)
+    sizes = look_up(HuggingfaceConfig(str(folder)))[0].sizes(LONGEST)
+    model = HuggingfaceModel(HuggingfaceConfig(str(folder)))
+    global_layers = read_spec({"kind": "rotary", "theta": 1e6}, "test")
+    read = replace(global_layers, scaling="linear", factor=4.0)
+    (before,) = copy.deepcopy(rotations_of(model.model)).values()
+    tokens = tokens_of(60)
+    plain = model(tokens[:, :-1], tokens[:, 1:])
+    model.read_as(read, global_layers, sizes)(tokens[:, :-1], tokens[:, 1:])
+    (after,) = rotations_of(model.model).values()
+    assert torch.equal(after.sliding_attention_inv_freq, before.sliding_attention_inv_freq)
+    assert torch.equal(after.full_attention_inv_freq * 4, before.full_attention_inv_freq)
+    again = model.read_as(global_layers, global_layers, sizes)(tokens[:, :-1], tokens[:, 1:])
+    assert torch.equal(again, plain)
+    nobody = replace(global_layers, theta=123.0)
+    with pytest.raises(UserError, match=r"no layer of .* rotates as its run says"):
+        model.read_as(read, nobody, sizes)
+
+
+def test_infinite_logits_are_compared_too() -> None:
+    low = torch.tensor([1.0, -math.inf])
+    assert _agree(low, low) and _agree(low * math.nan, low * math.nan)
+    assert not _agree(low, torch.tensor([1.0, 2.0]))
+    assert not _agree(low, torch.tensor([1.1, -math.inf]))
 
 
 @torch.inference_mode()

@@ -17,10 +17,12 @@ from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.model.config import ModelConfig
 from alibi_lm.positions import SCHEMES
 from alibi_lm.positions.spec import read_spec
+from alibi_lm.runs.curve import CurveFile
 from alibi_lm.runs.folder import Run, load_run
 from alibi_lm.runs.plan import plan_run
 from alibi_lm.runs.start import load_start
-from alibi_lm.runs.train import build_model
+from alibi_lm.runs.train import Trainer, build_model, train_run
+from alibi_lm.tracking import NO_TRACKING
 from alibi_lm.training.optim import AdamwConfig
 
 SmallConfig = Callable[..., Config]
@@ -36,7 +38,7 @@ def started(run: Run) -> dict[str, torch.Tensor]:
     """The weights of a run's model before its first update."""
     model = build_model(run, run.config.seed, "auto")
     assert isinstance(run.config, Config) and run.config.start is not None
-    load_start(model, run.config.start)
+    load_start(model, run.config.start, run.identity.values["source"])
     return dict(model.named_parameters())
 
 
@@ -108,6 +110,28 @@ def test_a_trained_child_needs_no_parent(
     )
 
 
+def test_weights_that_changed_since_are_refused(
+    parent: Run, small_config: SmallConfig, tmp_path: Path
+) -> None:
+    """Before the first update; a training that has begun needs its parent no more."""
+    child = plan_run(small_config("alibi", start=str(parent.path), optim=SHORT))
+    begun = replace(small_config("t5", start=str(parent.path)), checkpoint_seconds=0)
+    begun = replace(begun, optim=replace(begun.optim, steps=20))
+    run = plan_run(begun)
+    run.create()
+    trainer = Trainer(run, NO_TRACKING)
+    trainer.curve = CurveFile(run.curve, 0)
+    trainer.step = 1
+    trainer._save()
+    parent.weights.unlink()
+    other = trained(small_config("rotary", seed=3))
+    parent.weights.write_bytes(other.weights.read_bytes())
+    parent.update_manifest(weights_sha256=other.manifest()["weights_sha256"])
+    with pytest.raises(UserError, match="whose weights have changed since"):
+        train_run(child)
+    assert Trainer(run, NO_TRACKING).step == 1
+
+
 def test_another_length_and_another_text(
     parent: Run, small_config: SmallConfig, tmp_path: Path
 ) -> None:
@@ -130,7 +154,7 @@ def test_another_length_and_another_text(
         ({"model": ModelConfig(n_layers=1, n_heads=2, d_model=32, d_ff=32)}, "d_model is 16 there"),
         ({"model": ModelConfig(n_layers=1, n_heads=4, d_model=16, d_ff=32)}, "n_heads is 2 there"),
         ({"tokenizer": BpeConfig(vocab_size=270)}, "its tokenizer is another"),
-        ({"start": "nowhere"}, "run: nowhere is not a run folder"),
+        ({"start": "nowhere"}, "start: nowhere is not a run folder"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(
