@@ -28,9 +28,6 @@ TOLERANCE = {True: 1e-5, False: 2e-2}  # of the largest logit, in float32 and in
 # What tells tables of positions from other embeddings.
 POSITIONAL = ("pos", "wpe")
 BY_LENGTH = ("dynamic", "longrope")  # types of rotations that look at the length of the text
-ROTATED = (
-    "full_attention"  # of models whose layers rotate differently: those that a reading changes
-)
 
 
 @dataclass
