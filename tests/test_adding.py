@@ -283,8 +283,9 @@ def test_nothing_else_knows_them() -> None:
         check=False,
     )
     outside = {Path(line).parts[1] for line in found.stdout.split()} - {"positions"}
-    # What the paper says of schemes, what peers can be, what the benchmark measures by default.
-    assert outside <= {"report", "benchmark"}
+    # What the paper says of schemes, what peers can be, what the benchmark measures by default, and
+    # which class of another library has which scheme.
+    assert outside <= {"report", "benchmark", "interop"}
 
 
 def test_a_setting(small_config: Callable[..., Config]) -> None:
