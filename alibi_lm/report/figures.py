@@ -41,7 +41,7 @@ End = tuple[float, str, tuple[float, ...]]  # a curve's last value, its name and
 PANEL = (6.4, 4.0)  # inches; higher where the names of many curves need it
 AROUND = 0.95  # inches of a panel's height for its title and what stands below its axes
 LINE_OF_TEXT = 0.17  # inches
-HEADING = 95  # letters of a heading in a line, which then fits its panel
+HEADING = 80  # letters of a heading in a line, which then fits its panel
 TICK_GAP = 0.1  # of an axis, between two values that are both named
 NEAR = 1.9  # ratio of lengths whose labels would cover each other
 
@@ -441,7 +441,8 @@ def _finish(axes: "Axes", panel: Panel, ends: list[End], shown: str) -> None:
     """The heading (what is shown of several seeds), the grid, the names of the curves."""
     n_seeds = several_seeds(panel.curves)
     seeds = f"; {shown} of {n_seeds} seeds" if n_seeds else ""
-    heading = textwrap.fill(panel.heading + seeds, HEADING)
+    ends, shared = _less_shared(ends)
+    heading = textwrap.fill(", ".join([panel.heading, *shared]) + seeds, HEADING)
     if panel.published:
         sources = (f"{p.source}, L = {p.curves[0].train_length:,}" for p in panel.published)
         heading += "\nthin lines: " + ";\n".join(sources)
@@ -450,6 +451,17 @@ def _finish(axes: "Axes", panel: Panel, ends: list[End], shown: str) -> None:
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     _name_curves(axes, ends)
+
+
+def _less_shared(ends: list[End]) -> tuple[list[End], list[str]]:
+    """The curves' names without the settings that all of several share, and those settings."""
+    names = [name.split() for _, name, _ in ends]
+    words = [{word.strip(",") for word in name} for name in names]
+    shared = set.intersection(*words) if len(names) > 1 else set()
+    shared = {word for word in shared if re.match(r"[\w.]+=.", word)}
+    shorter = [" ".join(w for w in name if w.strip(",") not in shared) for name in names]
+    found = [(y, name, shade) for (y, _, shade), name in zip(ends, shorter, strict=True)]
+    return found, sorted(shared)
 
 
 def _name_curves(axes: "Axes", ends: list[End]) -> None:
