@@ -143,12 +143,10 @@ def _native(run: Run, config: Config) -> Any:
 
 
 def _common(run: Run, config: Config) -> dict[str, Any]:
-    model = config.model
     end = run.data.end
     return {
         "vocab_size": run.data.vocab_size,
         "max_position_embeddings": config.train_length,
-        "attention_dropout": model.attention_dropout,
         "bos_token_id": end,
         "eos_token_id": end,
         "pad_token_id": None,
@@ -173,6 +171,7 @@ def _neox(run: Run, config: Config) -> Any:
         intermediate_size=model.d_ff,
         hidden_act="relu",
         hidden_dropout=model.dropout,
+        attention_dropout=model.attention_dropout,
         layer_norm_eps=1e-5,
         use_parallel_residual=False,
         attention_bias=True,
@@ -192,6 +191,7 @@ def _xglm(run: Run, config: Config) -> Any:
         ffn_dim=model.d_ff,
         activation_function="relu",
         dropout=model.dropout,
+        attention_dropout=model.attention_dropout,
         activation_dropout=model.activation_dropout,
         layerdrop=0.0,
         scale_embedding=True,
@@ -259,15 +259,13 @@ def _own(run: Run, config: Config) -> Any:
     """The decoder as our class of transformers."""
     from alibi_lm.interop.modeling import AlibiLmConfig, AlibiLmForCausalLM
 
-    common = _common(run, config)
-    common.pop("attention_dropout")
     position = shortest({"kind": config.position.kind} | changed_settings(config.position))
     made = AlibiLmForCausalLM(
         AlibiLmConfig(
             sizes=asdict(config.model),
             position=position,
             train_length=config.train_length,
-            **common | {"tie_word_embeddings": False},
+            **_common(run, config) | {"tie_word_embeddings": False},
         )
     )
     trained = _trained(run)

@@ -14,7 +14,6 @@ from alibi_lm.data.tokens import prepare
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.interop.config import ConvertConfig
-from alibi_lm.machine.files import write_atomically
 from alibi_lm.machine.hub import explaining
 from alibi_lm.machine.progress import say
 from alibi_lm.model.huggingface import (
@@ -79,15 +78,9 @@ def convert(wanted: ConvertConfig) -> Run:
         if problems := config.problems() or config.position.problems(config.sizes):
             raise SettingsError([f"model: {wanted.model}: {problem}" for problem in problems])
         tokens = prepare(config.data, config.tokenizer, Path(config.cache))
-        if tokens.vocab_size > model.vocab_size:
-            raise UserError(
-                f"model: {wanted.model} knows {model.vocab_size:,} tokens, and its tokenizer has "
-                f"{tokens.vocab_size:,}"
-            )
-        run = new_run(config, tokens, hash_of(pretrained))
-        run.check()
-        run.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.tokenizer, tokens.tokenizer_file.read_bytes())
+    model.check_vocabulary(tokens.vocab_size)
+    source = hash_of(pretrained)
+    run = new_run(config, tokens, source)
     kept = replace(config, tokenizer=replace(tokenizer, path=str(run.tokenizer)))
     run = replace(run, config=kept)
     run.create()
@@ -97,7 +90,7 @@ def convert(wanted: ConvertConfig) -> Run:
             n_parameters=model.n_parameters,
             vocab_size=tokens.vocab_size,
             weights_of=pretrained.name,
-            weights_sha256=hash_of(pretrained),
+            weights_sha256=source,
             class_name=type(model.model).__name__,
         )
     return run

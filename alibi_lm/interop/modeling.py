@@ -95,8 +95,8 @@ class AlibiLmForCausalLM(PreTrainedModel, GenerationMixin):
         """Log-probabilities of the next token. (B, T) -> (B, T, V), or of the last ones to keep.
 
         attention_mask: may leave out tokens at the end only, which no other token sees (none where
-        a scheme looks at the length of the text). labels:
-        the loss is that of predicting each from those before it; -100 is not scored.
+        a scheme looks at the length of the text). labels: the loss is that of predicting each from
+        those before it; -100 is not scored.
         """
         if attention_mask is not None:
             mask = attention_mask.long()

@@ -103,6 +103,14 @@ class HuggingfaceModel:
         self._takes_window: bool | None = None  # not yet tried
         self.model.to(device)
 
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Refuse a tokenizer with tokens that the model does not know."""
+        if vocab_size > self.vocab_size:
+            raise UserError(
+                f"model: {self.name} knows {self.vocab_size:,} tokens, and its tokenizer has "
+                f"{vocab_size:,}"
+            )
+
     @property
     def prefix_consistent(self) -> bool:
         """Whether no rotation depends on the length of the text."""

@@ -53,7 +53,6 @@ def _pretrained(
 ) -> Subjects:
     check_unchanged(run, config.pretrained)
     longest = max(measurement.protocol.length for measurement in wanted)
-
     loaded: dict[str, HuggingfaceModel] = {}
 
     def model_of(dtype: str) -> HuggingfaceModel:
@@ -61,11 +60,7 @@ def _pretrained(
             return loaded[dtype]
         loaded.clear()  # one dtype at a time: a model may fill the memory
         loaded[dtype] = model = HuggingfaceModel(config.pretrained, dtype, device, longest)
-        if run.data.vocab_size > model.vocab_size:
-            raise UserError(
-                f"{run.path} has a tokenizer of {run.data.vocab_size:,} tokens, and its model "
-                f"knows {model.vocab_size:,}"
-            )
+        model.check_vocabulary(run.data.vocab_size)
         if dtype != "float32" and adds_by_key(config.position):
             say(
                 f"warning: in {dtype} transformers rounds ALiBi's biases, so that distant keys "
