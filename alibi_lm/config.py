@@ -66,10 +66,6 @@ class RunConfig:
         if self.run is not None and (self.run in ("", "..") or Path(self.run).name != self.run):
             given = self.run or "''"
             problems.append(f"run: given {given}, but it must be a name; output= is its folder")
-        if not self.data.name.strip():
-            problems.append(
-                "data.name: given '', but the data set needs a name; of data=hub, owner/name"
-            )
         return problems
 
     @property

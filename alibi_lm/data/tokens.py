@@ -157,6 +157,11 @@ def _locate(
     data: DataConfig, tokenizer: TokenizerConfig, cache: Path, made: Path | None = None
 ) -> tuple[Corpus, dict[str, SplitCounts], Path]:
     """The corpus, its counts, and the folder of its token files."""
+    if not data.name.strip():
+        raise UserError(
+            f"data.name: given '{data.name}', but the data set needs a name; of data=hub, "
+            "owner/name"
+        )
     corpus = SOURCES.build(data)
     counts = _counts(corpus, cache)
     if not counts:

@@ -9,6 +9,7 @@ from alibi_lm.data import tokens as module
 from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.data.tokenizers import BpeConfig, BytesConfig, WordsConfig
 from alibi_lm.data.tokens import prepare
+from alibi_lm.errors import UserError
 
 
 @pytest.fixture
@@ -33,6 +34,14 @@ def test_words_equal_tokens_at_word_level(config: TextConfig, tmp_path: Path) ->
     data = prepare(config, WordsConfig(), tmp_path)
     for split in data.splits.values():
         assert split.tokens == split.words
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_text_has_a_name(text_file: Path, tmp_path: Path, name: str) -> None:
+    config = TextConfig(name=name, train=[str(text_file)], held_out=0.2)
+    with pytest.raises(UserError, match="the data set needs a name"):
+        prepare(config, BytesConfig(), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_done_once(config: TextConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
