@@ -89,6 +89,7 @@ class PretrainedConfig(RunConfig):
     """A run that others trained: a model of transformers, and its evaluation."""
 
     pretrained: HuggingfaceConfig = setting(HuggingfaceConfig, "the model")
+    dtype: str = setting("float32", DTYPE_MEANING, choices=DTYPES, identity=False)  # of its rows
 
     @property
     def sizes(self) -> Sizes:

@@ -87,6 +87,39 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+# Others that differ in something, for tests of that.
+OTHERS: dict[str, dict[str, Any]] = {
+    "Gemma4TextConfig": SIZES
+    | {
+        "num_hidden_layers": 6,
+        "sliding_window": 24,
+        "global_head_dim": 16,
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 8,
+    },
+    "Llama4TextConfig": SIZES
+    | {
+        "attention_chunk_size": 24,
+        "intermediate_size_mlp": 48,
+        "num_local_experts": 2,
+        "layer_types": ["chunked_attention", "full_attention"],
+        "no_rope_layers": [1, 0],
+    },
+    "Gemma3Config": {
+        "text_config": SIZES
+        | {"sliding_window": 24, "query_pre_attn_scalar": 8, "layer_types": LAYERS},
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    },
+}
+
+
 def save_tokenizer(folder: Path, adds_bos: bool = False) -> None:
     """One token for each byte, `<|endoftext|>` and `<s>`."""
     import transformers
@@ -109,7 +142,8 @@ def save_model(folder: Path, name: str, adds_bos: bool = False, **settings: Any)
     """A model of that configuration's class, whose weights are large enough to matter."""
     import transformers
 
-    config = getattr(transformers, name)(**ARCHITECTURES[name][0] | settings)
+    usual = ARCHITECTURES[name][0] if name in ARCHITECTURES else OTHERS[name]
+    config = getattr(transformers, name)(**usual | settings)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

@@ -99,6 +99,11 @@ class TokenizedCorpus:
         """The number of the token that ends documents (or lines) and stands before each split."""
         return int(next(iter(self.splits.values())).stream[0])
 
+    @property
+    def largest(self) -> int:
+        """The largest number of a token in any split."""
+        return max(int(np.max(split.stream)) for split in self.splits.values())
+
     def texts(self) -> list[str | None]:
         """The text of each token; None for the one that ends documents (or lines)."""
         tokenizer = tokenizers.Tokenizer.from_file(str(self.tokenizer_file))

@@ -66,8 +66,8 @@ class EvaluationConfig:
     )
     bos: str | None = setting(
         None,
-        "beginning-of-text token of pretrained models: none, at the start of the text, or in every "
-        "window, where it takes a place; null: as the run says",
+        "beginning-of-text token of pretrained models: none, in place of the token before the text "
+        "(start) or before every window; null: as the run says",
         choices=BOS,
     )
     split: str = setting("validation", "split that is scored", choices=SPLITS)
@@ -162,11 +162,6 @@ class Protocol:
         return []
 
     @property
-    def places(self) -> int:
-        """Tokens of the text in a span, at most: a beginning-of-text token takes a place."""
-        return self.length - (self.bos == "window")
-
-    @property
     def label(self) -> str:
         """The protocol in one word, without its length."""
         bos = "" if self.bos == "none" else f"-bos_{self.bos}"
@@ -209,28 +204,16 @@ class Protocol:
         before = counts.cumsum() - counts  # targets that earlier spans scored
         targets = np.arange(counts.sum()) + np.repeat(scored_from - before, counts)
         contexts: npt.NDArray[np.int64] = targets - np.repeat(start, counts) + 1
-        contexts += self.length - self.places
         return contexts
 
     def unfit(self, n_targets: int, split: str) -> str | None:
         """Why a split of that many tokens cannot be scored, as `... given, but ...`."""
-        if found := self._no_places():
-            return found
         if self.length > n_targets:
             return (
                 f"evaluation.lengths: given {self.length}, but the {split} split has {n_targets} "
                 "tokens"
             )
         return None
-
-    def _no_places(self) -> str | None:
-        """Why a beginning-of-text token leaves no place for new tokens."""
-        if self.places >= (self.stride if self.takes_stride and self.stride else 1):
-            return None
-        return (
-            f"evaluation.bos: given {self.bos}, but at length {self.length} it leaves "
-            f"{self.places} places for the text"
-        )
 
 
 @register("nonoverlapping")
@@ -250,7 +233,7 @@ class Nonoverlapping(Protocol):
 
     def spans(self, n_targets: int) -> Spans:
         """Sliding with the length as stride, to the last digit."""
-        return sliding(n_targets, self.places, self.places)
+        return sliding(n_targets, self.length, self.length)
 
 
 @register("sliding")
@@ -288,7 +271,7 @@ class Sliding(Protocol):
     def spans(self, n_targets: int) -> Spans:
         """The next `stride` tokens in each window."""
         assert self.stride is not None
-        return sliding(n_targets, self.places, self.stride)
+        return sliding(n_targets, self.length, self.stride)
 
 
 @register("same_targets")
@@ -307,14 +290,12 @@ class SameTargets(Protocol):
     def spans(self, n_targets: int) -> Spans:
         """One for each target."""
         assert self.sample is not None
-        return same_targets(n_targets, self.places, self.sample)
+        return same_targets(n_targets, self.length, self.sample)
 
     def unfit(self, n_targets: int, split: str) -> str | None:
         """Enough context must stand before the first target that may be drawn."""
         assert self.sample is not None
         earliest = first_sampled(n_targets)
-        if found := self._no_places():
-            return found
         if self.length > earliest:
             return (
                 f"evaluation.lengths: given {self.length}, but same_targets draws from the later "

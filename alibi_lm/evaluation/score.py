@@ -66,8 +66,9 @@ def score(
     stream: (N + 1,), the N targets after the one token before them. `advance` is told how many
     tokens were read. fill: read every window at the protocol's length, for models that are not
     prefix-consistent, whose numbers would hang on how windows are batched. bos: the number of the
-    beginning-of-text token, for protocols that have one. Several processes take
-    the batches in turns, and all get all losses; if one of them runs out of memory, all raise.
+    beginning-of-text token, for protocols that put it in place of the token before the text, or
+    before each span. Several processes take the batches in turns, and all get all losses; if one of
+    them runs out of memory, all raise.
     """
     assert bos is not None or protocol.bos == "none"
     if protocol.bos == "start":
@@ -81,7 +82,7 @@ def score(
     try:
         for start in range(rank * size, len(spans), n_processes * size):
             inputs, targets = span_tensors(
-                spans[start : start + size], stream, protocol.places if fill else 0, first
+                spans[start : start + size], stream, protocol.length if fill else 0, first
             )
             read = losses_of(inputs, targets).float().cpu()
             losses.append(read[targets != UNSCORED].numpy())
@@ -121,7 +122,7 @@ def span_tensors(
 ) -> tuple[Tensor, Tensor]:
     """Inputs, and targets or UNSCORED, of spans that are read at once. (B, T), (B, T).
 
-    first: a token that stands before each span. Shorter spans, and all that are shorter than
+    first: a token in place of the one before each span. Shorter spans, and all shorter than
     at_least, are padded on the right, which no scored loss of a causal model sees.
     """
     starts, scored_from, stops = (column[:, None] for column in spans.T)
@@ -130,7 +131,6 @@ def span_tensors(
     places = np.minimum(places, stops - 1)
     targets = np.where(scored, stream[places + 1], np.int64(UNSCORED))
     inputs = stream[places].astype(np.int64)
-    if first is not None:  # what it predicts is no target of this span
-        inputs = np.pad(inputs, ((0, 0), (1, 0)), constant_values=first)
-        targets = np.pad(targets, ((0, 0), (1, 0)), constant_values=UNSCORED)
+    if first is not None:
+        inputs[:, 0] = first
     return torch.from_numpy(inputs), torch.from_numpy(targets)

@@ -38,7 +38,8 @@ class ConvertConfig:
         choices=BOS,
     )
     end: str | None = setting(
-        None, "huggingface: the token between documents; null: the first usual one that it has"
+        None,
+        "huggingface: the token between documents; null: its own, or a usual one",
     )
     train_length: int | None = setting(
         None,

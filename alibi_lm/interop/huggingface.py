@@ -22,13 +22,15 @@ from alibi_lm.model.huggingface import (
     hash_of,
     rotations_of,
 )
-from alibi_lm.positions import PositionConfig, Sizes
+from alibi_lm.positions import PositionConfig
 from alibi_lm.positions.rope_parameters import read_rope_parameters
 from alibi_lm.positions.spec import read_spec
 from alibi_lm.runs.folder import Run, new_run
 
 # Where a config.json says how long the texts of training were.
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+# Schemes of classes whose settings do not say them; None: rotations as none of ours.
+OF_TYPE = {"ctrl": "sinusoidal", "gptj": None, "codegen": None, "roformer": None}
 
 
 def convert(wanted: ConvertConfig) -> Run:
@@ -41,6 +43,8 @@ def convert(wanted: ConvertConfig) -> Run:
     name = wanted.model
     if Path(name).is_dir():  # so that it is found from any folder
         name = str(Path(name).resolve())
+        if wanted.revision is not None:
+            raise SettingsError([f"revision: given {wanted.revision}, but {name} is a folder"])
     pretrained = HuggingfaceConfig(
         name, wanted.revision, wanted.gguf, wanted.trust_remote_code, label=_label(wanted, name)
     )
@@ -55,16 +59,18 @@ def convert(wanted: ConvertConfig) -> Run:
         # The model is read before the text: it is refused sooner.
         model = HuggingfaceModel(pretrained, wanted.dtype)
         length = wanted.train_length or model.longest or _train_length(theirs, wanted.model)
-        found = find_position(theirs, model, length, pretrained.sizes(length))
-        if found is None:
+        position = wanted.position or find_position(theirs, model, length, pretrained)
+        if position is None:
+            position = read_spec("rotary", "position")
             say(
                 f"{wanted.model}: it rotates as no setting of ours says, so its rows call it plain "
                 "rotary, and it cannot be read otherwise"
             )
-        else:
-            pretrained = replace(pretrained, rescalable=found.kind == "rotary")
+        elif position.kind == "rotary":
+            sizes = pretrained.sizes(length)
+            pretrained = replace(pretrained, rescalable=model.rotates_as(position, sizes))
         config = PretrainedConfig(
-            position=wanted.position or found or read_spec("rotary", "position"),
+            position=position,
             data=wanted.data or StdlibConfig(),
             tokenizer=tokenizer,
             evaluation=EvaluationConfig(lengths=[length], bos=bos),
@@ -78,7 +84,7 @@ def convert(wanted: ConvertConfig) -> Run:
         if problems := config.problems() or config.position.problems(config.sizes):
             raise SettingsError([f"model: {wanted.model}: {problem}" for problem in problems])
         tokens = prepare(config.data, config.tokenizer, Path(config.cache))
-    model.check_vocabulary(tokens.vocab_size)
+    model.check_tokens(tokens.largest)
     source = hash_of(pretrained)
     run = new_run(config, tokens, source)
     kept = replace(config, tokenizer=replace(tokenizer, path=str(run.tokenizer)))
@@ -97,7 +103,9 @@ def convert(wanted: ConvertConfig) -> Run:
 
 
 def _label(wanted: ConvertConfig, name: str) -> str:
-    """What rows call the model: its name and revision on the hub, or that of its folder or file."""
+    """What rows call the model: the run's name if one is given, else that on the hub or disk."""
+    if wanted.run is not None:
+        return wanted.run
     if Path(name).is_dir():
         return Path(wanted.gguf or name).name.replace(" ", "_")
     return f"{name}@{wanted.revision}" if wanted.revision else name
@@ -106,25 +114,52 @@ def _label(wanted: ConvertConfig, name: str) -> str:
 def look_up(pretrained: HuggingfaceConfig) -> tuple[HuggingfaceConfig, Any]:
     """The model's configuration, and the settings with the commit and sizes that it has."""
     with explaining(pretrained.name):
-        from transformers import AutoConfig
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
         if pretrained.is_local:
             file = pretrained.gguf or "config.json"
             if not Path(pretrained.name, file).is_file():
                 raise UserError(f"model: {pretrained.name} holds no model: it has no {file}")
+        if not pretrained.is_local:
+            pretrained = replace(pretrained, revision=_commit(pretrained))
         theirs = AutoConfig.from_pretrained(**pretrained.source())
+        of_its_own = "AutoModelForCausalLM" in (getattr(theirs, "auto_map", None) or {})
+        if type(theirs) not in MODEL_FOR_CAUSAL_LM_MAPPING and not of_its_own:
+            raise UserError(
+                f"model: {pretrained.name} is no causal language model: its configuration is a "
+                f"{type(theirs).__name__}"
+            )
         text = theirs.get_text_config()
-    n_heads = int(getattr(text, "num_attention_heads", None) or 1)
-    width = int(getattr(text, "hidden_size", None) or n_heads)
-    sizes = {
-        "n_layers": int(getattr(text, "num_hidden_layers", None) or 1),
-        "n_heads": n_heads,
-        "head_dim": int(getattr(text, "head_dim", None) or max(1, width // n_heads)),
-    }
-    if not pretrained.is_local:
-        commit = getattr(theirs, "_commit_hash", None)
-        sizes |= {"revision": commit or pretrained.revision}  # type: ignore[dict-item]
-    return replace(pretrained, **sizes), theirs  # type: ignore[arg-type]
+    n_heads = _size(text, "num_attention_heads") or 1
+    width = _size(text, "hidden_size") or n_heads
+    pretrained = replace(
+        pretrained,
+        n_layers=_size(text, "num_hidden_layers") or 1,
+        n_heads=n_heads,
+        head_dim=_size(text, "head_dim") or max(1, width // n_heads),
+    )
+    return pretrained, theirs
+
+
+def _commit(pretrained: HuggingfaceConfig) -> str:
+    """Of the revision on the hub, so that the model stays the one that was converted."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    file = cached_file(
+        pretrained.name, pretrained.gguf or "config.json", revision=pretrained.revision
+    )
+    commit: str | None = extract_commit_hash(file, None)
+    if commit is None:
+        raise UserError(f"model: of {pretrained.name} no commit is known; give it: revision=COMMIT")
+    return commit
+
+
+def _size(text: Any, name: str) -> int | None:
+    """A size in a configuration; None if it does not say it, or not one for all layers."""
+    try:
+        return getattr(text, name, None)
+    except RuntimeError:  # layers differ in it
+        return None
 
 
 def _tokenizer(
@@ -191,24 +226,43 @@ def _train_length(theirs: Any, name: str) -> int:
 
 
 def find_position(
-    theirs: Any, model: HuggingfaceModel, train_length: int, sizes: Sizes
+    theirs: Any, model: HuggingfaceModel, train_length: int, pretrained: HuggingfaceConfig
 ) -> PositionConfig | None:
     """The scheme of a model of transformers as one of ours; None if it rotates as none of ours.
 
-    Where layers rotate differently, that of those with full attention.
+    Where layers rotate differently, that of those with full attention. A SettingsError if it comes
+    with code of its own that does not say it.
     """
+    from alibi_lm.interop.modeling import MODEL_TYPE
+
     text = theirs.get_text_config()
+    sizes = pretrained.sizes(train_length)
     parameters = getattr(text, "rope_parameters", None)
     of_mpt = getattr(text, "attn_config", None)
+    if text.model_type == MODEL_TYPE:
+        return read_spec(theirs.position, "position")
     if text.model_type == "bloom" or any(getattr(c, "alibi", False) for c in (text, of_mpt)):
-        return read_spec("alibi", "position")
+        # Falcon divides the sum of scores and biases by sqrt(head_dim).
+        inside = text.model_type == "falcon"
+        return read_spec({"kind": "alibi", "inside": inside}, "position")
     if parameters and rotations_of(model.model):
         by_kind = {k: v for k, v in parameters.items() if isinstance(v, dict)}
         of_all = by_kind.get("full_attention") or next(iter(by_kind.values()), parameters)
         max_length = getattr(text, "max_position_embeddings", train_length)
         found = read_rope_parameters(of_all, max_length, train_length)
         return None if found is None or found.problems(sizes) else found
-    if text.model_type in ("gptj", "codegen"):
-        return None
-    known = {"xglm": "sinusoidal"}.get(text.model_type)
-    return read_spec(known or ("none" if model.longest is None else "learned"), "position")
+    if text.model_type in OF_TYPE:
+        known = OF_TYPE[text.model_type]
+        return None if known is None else read_spec(known, "position")
+    if any("Sinusoidal" in type(module).__name__ for module in model.model.modules()):
+        return read_spec("sinusoidal", "position")
+    if model.longest is not None:
+        return read_spec("learned", "position")
+    if not type(model.model).__module__.startswith("transformers."):
+        raise SettingsError(
+            [
+                f"position: not given, and {type(model.model).__name__} of {pretrained.name} does "
+                "not say its scheme; name it: position=NAME"
+            ]
+        )
+    return read_spec("none", "position")

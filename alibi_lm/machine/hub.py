@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 
 from alibi_lm.errors import UserError
 
 INSTALL = "pip install -r requirements-huggingface.txt"
+OPTIONAL = ("gguf", "accelerate")  # what that installs beside transformers
 
 
 @contextlib.contextmanager
@@ -70,11 +70,10 @@ def _reason(error: Exception) -> str:
     if is_of(hub.LocalEntryNotFoundError, ConnectionError):
         return "is no folder, and the Hugging Face hub cannot be reached"
     if isinstance(error, ImportError):
-        return f"needs more than is installed: {text}; {INSTALL}"
+        ours = any(name in text.lower() for name in OPTIONAL)
+        return f"needs more than is installed: {text}{f'; {INSTALL}' if ours else ''}"
     if "trust_remote_code" in text:
         return "comes with code of its own; to run it: trust_remote_code=true"
-    if found := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
-        return f"is no causal language model: its configuration is a {found[1]}"
     if is_of(SafetensorError, FileNotFoundError) or "no file named" in text:
         return f"is not whole: {text}"
     return f"cannot be read: {type(error).__name__}: {text}"

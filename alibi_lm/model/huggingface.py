@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alibi_lm.errors import UserError
 from alibi_lm.machine.hub import explaining
-from alibi_lm.machine.progress import say
+from alibi_lm.machine.progress import bar, say
 from alibi_lm.model.softmax import LOGITS_AT_ONCE, losses_where_scored
 from alibi_lm.positions import SCHEMES, PositionConfig, Sizes
 from alibi_lm.positions.rope_parameters import rope_parameters
@@ -28,6 +28,13 @@ TOLERANCE = {True: 1e-5, False: 2e-2}  # of the largest logit, in float32 and in
 # What tells tables of positions from other embeddings.
 POSITIONAL = ("pos", "wpe")
 BY_LENGTH = ("dynamic", "longrope")  # types of rotations that look at the length of the text
+HASHED = (
+    ".safetensors",
+    ".bin",
+    ".gguf",
+    ".py",
+)  # files that decide what a folder's model computes
+CHUNK = 2**24  # bytes that are hashed at once
 
 
 @dataclass
@@ -87,15 +94,12 @@ class HuggingfaceModel:
         self.n_parameters = sum(p.numel() for p in self.model.parameters())
         self.vocab_size = int(self.model.config.get_text_config().vocab_size)
         self.backend = str(getattr(self.model.config, "_attn_implementation", None) or "own")
-        self._inner = self._find_inner()
-        self._kept: Any = None
-        if self._inner is not None:
-            self._inner.register_forward_hook(self._keep)
         # What some rotations keep from one text to the next: each text begins with these.
         self._as_loaded = rotations_of(self.model)
         self._rotations = copy.deepcopy(self._as_loaded)
-        with torch.inference_mode():
-            self.in_pieces = self._inner is not None and self._pieces_are_exact()
+        self._kept: Any = None
+        with explaining(settings.name), torch.inference_mode():
+            self._inner = self._find_inner()
             self._check_causal()
             self.longest = self._find_longest()
         if not self.in_pieces:
@@ -103,12 +107,22 @@ class HuggingfaceModel:
         self._takes_window: bool | None = None  # not yet tried
         self.model.to(device)
 
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Refuse a tokenizer with tokens that the model does not know."""
-        if vocab_size > self.vocab_size:
+    @property
+    def in_pieces(self) -> bool:
+        """Whether its logits need not be held whole."""
+        return self._inner is not None
+
+    @property
+    def rounds_biases(self) -> bool:
+        """Whether it makes ALiBi's biases in bfloat16 whatever its dtype."""
+        return str(self.model.config.model_type) == "falcon"
+
+    def check_tokens(self, largest: int) -> None:
+        """Refuse a text with a token that the model does not know; tokens are numbered from 0."""
+        if largest >= self.vocab_size:
             raise UserError(
-                f"model: {self.name} knows {self.vocab_size:,} tokens, and its tokenizer has "
-                f"{vocab_size:,}"
+                f"model: {self.name} knows {self.vocab_size:,} tokens, and its tokenizer makes "
+                f"number {largest:,} of this text"
             )
 
     @property
@@ -128,34 +142,55 @@ class HuggingfaceModel:
         self._rotations = copy.deepcopy(self._as_loaded)
         if position == trained:
             return self
-        there, wanted = (SCHEMES.build(each, sizes) for each in (trained, position))
-        changed = 0
-        for name, module in self._as_loaded.items():
-            kinds = [kind for kind in _kinds(module) if _rotates_as(module, kind, there)]
-            if kinds:
-                changed += len(kinds)
-                made = _rescaled(module, kinds, position, sizes)
-                if not all(_rotates_as(made, kind, wanted) for kind in kinds):
-                    raise UserError(
-                        f"evaluation.position: transformers computes other frequencies of "
-                        f"{type(self.model).__name__} than {words(changed_settings(position))}"
-                    )
-                self._rotations[name] = made
-        if not changed:
+        wanted = SCHEMES.build(position, sizes)
+        rotating = self._rotating_as(trained, sizes)
+        if not rotating:
             raise UserError(
                 f"evaluation.position: no layer of {self.name} rotates as its run says, so none "
                 "can be read otherwise"
             )
+        beyond = 2 * sizes.train_length
+        for name, kinds in rotating.items():
+            made = _rescaled(self._as_loaded[name], kinds, position, sizes)
+            with explaining(self.name):
+                alike = all(
+                    _rotates_as(made, kind, wanted, length)
+                    for kind in kinds
+                    for length in (1, beyond)
+                )
+            if not alike:
+                raise UserError(
+                    f"evaluation.position: transformers computes other frequencies of "
+                    f"{type(self.model).__name__} than {words(changed_settings(position))}"
+                )
+            self._rotations[name] = made
         return self
+
+    def rotates_as(self, position: PositionConfig, sizes: Sizes) -> bool:
+        """Whether some of its layers rotate by these settings, as it was loaded."""
+        return bool(self._rotating_as(position, sizes))
+
+    def _rotating_as(self, position: PositionConfig, sizes: Sizes) -> dict[str, list[str]]:
+        """The modules that do, with the kinds of layers for which they do."""
+        scheme = SCHEMES.build(position, sizes)
+        found = {
+            name: [kind for kind in _kinds(module) if _rotates_as(module, kind, scheme)]
+            for name, module in self._as_loaded.items()
+        }
+        return {name: kinds for name, kinds in found.items() if kinds}
 
     def refusal(self, length: int, window: int | None) -> str | None:
         """Why it cannot read texts of that length within that window; None if it can."""
         if self.longest is not None and length > self.longest:
             return f"it has {self.longest} positions"
-        own = getattr(self.model.config, "sliding_window", None)
-        if window is not None and own is not None and window > own:
+        if window is None:
+            return None
+        config = self.model.config.get_text_config()
+        if own := getattr(config, "attention_chunk_size", None):
+            return f"layers attend in chunks of {own}"
+        if (own := getattr(config, "sliding_window", None)) and window > own:
             return f"layers have a window of their own, of {own}"
-        if window is not None and not self._window_works():
+        if not self._window_works():
             return f"{type(self.model).__name__} takes no window"
         return None
 
@@ -221,11 +256,17 @@ class HuggingfaceModel:
         self._kept = output
 
     def _find_inner(self) -> nn.Module | None:
-        """The part that gives hidden states."""
-        inner = self.model.base_model
-        if hasattr(self.model, "get_decoder") and self.model.get_decoder() is not None:
-            inner = self.model.get_decoder()
-        return None if inner is self.model else inner
+        """The part that gives hidden states, if logits in pieces of them are the class's own."""
+        named = [getattr(self.model, "get_decoder", lambda: None)(), self.model.base_model]
+        parts: list[nn.Module] = [part for part in named if part not in (None, self.model)]
+        parts += self.model.children()
+        for inner in dict.fromkeys(parts):
+            hook = inner.register_forward_hook(self._keep)
+            self._inner, self._kept = inner, None
+            if self._pieces_are_exact():
+                return inner
+            hook.remove()
+        return None
 
     def _probe(self, tokens: int = PROBE) -> Tensor:
         """Some tokens. (1, T)."""
@@ -235,6 +276,8 @@ class HuggingfaceModel:
     def _pieces_are_exact(self) -> bool:
         tokens = self._probe()
         try:
+            if self._call(tokens, logits_to_keep=1).logits.shape[1] != 1:
+                return False  # it computes all of them whatever is asked for
             whole, hidden = self._logits(tokens)[0], self._hidden(tokens)[0]
             pieces = torch.cat([self._head(hidden[:5]), self._head(hidden[5:])])
         except (TypeError, AttributeError, RuntimeError, KeyError):
@@ -296,9 +339,8 @@ class HuggingfaceModel:
     def _mask(self, length: int, window: int) -> Tensor:
         """What each query sees, as the class's kind of attention wants it. (1, 1, T, T)."""
         weights = next(self.model.parameters())
-        places = torch.arange(length, device=weights.device)
-        distance = places[:, None] - places
-        seen = ((distance >= 0) & (distance < window))[None, None]
+        seen = torch.ones(1, 1, length, length, dtype=torch.bool, device=weights.device)
+        seen = seen.tril_().triu_(1 - window)
         if self.backend != "eager":
             return seen
         lowest = torch.finfo(weights.dtype).min
@@ -322,12 +364,15 @@ def _kinds(module: Any) -> list[str]:
     return list(module.rope_type) if isinstance(module.rope_type, dict) else [""]
 
 
-def _rotates_as(module: Any, kind: str, position: Any) -> bool:
-    """Whether a module's frequencies for short texts, and its factor, are those of our scheme."""
+def _rotates_as(module: Any, kind: str, position: Any, length: int = 1) -> bool:
+    """Whether a module's frequencies for texts of a length, and its factor, are our scheme's."""
     prefix = f"{kind}_" if kind else ""
+    if length > 1:  # some modules choose them when they are called
+        module = copy.deepcopy(module)
+        module(torch.zeros(1), torch.tensor([[length - 1]]), *([kind] if kind else []))
     found = getattr(module, f"{prefix}inv_freq").float().cpu()
     factor = float(getattr(module, f"{prefix}attention_scaling"))
-    ours = position.frequencies(1)
+    ours = position.frequencies(length)
     return (
         found.shape == ours.shape
         and torch.allclose(found, ours, rtol=1e-4, atol=0)
@@ -355,13 +400,18 @@ def hash_of(settings: HuggingfaceConfig) -> str:
         digest.update(f"{settings.name} {settings.revision} {settings.gguf}".encode())
         return digest.hexdigest()
     folder = Path(settings.name)
-    found = [folder / settings.gguf] if settings.gguf else sorted(folder.glob("*"))
-    kinds = (".safetensors", ".bin", ".gguf", ".py")
-    for file in found:
-        if file.suffix in kinds or file.name == "config.json":
+    there = [folder / settings.gguf] if settings.gguf else sorted(folder.glob("*"))
+    files = [file for file in there if file.suffix in HASHED or file.name == "config.json"]
+    size = sum(file.stat().st_size for file in files)
+    with bar(total=size, desc=f"hash {settings.label}", unit="B") as progress:
+        for file in files:
             digest.update(file.name.encode())
+            of_file = hashlib.sha256()
             with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+                while chunk := content.read(CHUNK):
+                    of_file.update(chunk)
+                    progress.update(len(chunk))
+            digest.update(of_file.digest())
     return digest.hexdigest()
 
 

@@ -60,11 +60,14 @@ def _pretrained(
             return loaded[dtype]
         loaded.clear()  # one dtype at a time: a model may fill the memory
         loaded[dtype] = model = HuggingfaceModel(config.pretrained, dtype, device, longest)
-        model.check_vocabulary(run.data.vocab_size)
-        if dtype != "float32" and adds_by_key(config.position):
+        model.check_tokens(max(run.data.largest, run.bos or 0))
+        for changes in dict.fromkeys(measurement.changes for measurement in wanted):
+            model.read_as(reading(config, changes), config.position, config.sizes)  # or refuse it
+        if adds_by_key(config.position) and (dtype != "float32" or model.rounds_biases):
+            advice = "" if model.rounds_biases else ": evaluation.dtype=float32"
             say(
-                f"warning: in {dtype} transformers rounds ALiBi's biases, so that distant keys "
-                "share one; what grows with length may be that: evaluation.dtype=float32"
+                f"warning: in {dtype} transformers rounds ALiBi's biases of this model, so that "
+                f"distant keys share one; what grows with length may be that{advice}"
             )
         return model
 

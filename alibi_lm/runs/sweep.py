@@ -120,11 +120,12 @@ def run_or_note_failure(member: Member) -> None:
 
 
 def mean_loss(member: Member) -> float:
-    """Of all that was wanted of a member and scored; infinite if it failed or nothing was."""
+    """Of all that was wanted of a member; infinite if it failed or any of it was not scored."""
     there = {} if member.run.failure.exists() else member.run.results()
     rows = [there[m].row for m in member.wanted if m in there]
-    losses = [row.loss for row in rows if row.status == COMPLETE]
-    mean = sum(losses) / len(losses) if losses else math.inf
+    if len(rows) < len(member.wanted) or any(row.status != COMPLETE for row in rows):
+        return math.inf
+    mean = sum(row.loss for row in rows) / len(rows)
     return mean if math.isfinite(mean) else math.inf
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from hub_server import refusing_hub
 from samples import trained
 from tiny_models import LONGEST, VOCAB, save_model, save_tokenizer
 
+from alibi_lm.config import PretrainedConfig
 from alibi_lm.data.sources.text import TextConfig
 from alibi_lm.errors import SettingsError, UserError
 from alibi_lm.evaluation.protocols import EvaluationConfig
@@ -25,6 +27,7 @@ from alibi_lm.interop.config import ConvertConfig
 from alibi_lm.interop.export import export
 from alibi_lm.interop.huggingface import _label, convert
 from alibi_lm.positions.alibi import AlibiConfig
+from alibi_lm.positions.none import NoneConfig
 from alibi_lm.runs.evaluate import evaluate_run
 from alibi_lm.runs.folder import Run, load_run
 from alibi_lm.runs.plan import plan_evaluation, plan_run
@@ -42,6 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "adds_bos", "LlamaConfig", adds_bos=True)
     save_model(folder / "gpt2", "GPT2Config")
     save_model(folder / "bloom", "BloomConfig")
+    save_model(folder / "mamba", "MambaConfig")
     return folder
 
 
@@ -134,13 +138,15 @@ def test_what_rows_call_it() -> None:
 
     assert label(model="owner/name") == "owner/name"
     assert label(model="owner/name", revision="step1000") == "owner/name@step1000"
+    assert label(model="owner/name", run="mine") == "mine"
 
 
 def test_ours_come_back(converted: Callable[..., Run], small_config: Any, tmp_path: Path) -> None:
     """An exported run, converted: the same losses, and its own code only when asked for."""
     own = trained(small_config("alibi"))
     folder = export(own, tmp_path / "exported").path
-    run = converted(folder, trust_remote_code=True, train_length=16, position=AlibiConfig())
+    run = converted(folder, trust_remote_code=True, train_length=16)
+    assert run.config.position == own.config.position
     theirs = measured(run, lengths=[40], bos="none")[0].losses()
     text = run.config.data
     same = load_run(own.path, text=text)
@@ -163,30 +169,39 @@ def test_beginning_of_text(models: Path, converted: Callable[..., Run]) -> None:
     second = {
         "none": reference(folder, stream[16:32], stream[17:33]),
         "start": reference(folder, stream[16:32], stream[17:33]),
-        "window": reference(folder, [1, *stream[15:30]], [0, *stream[16:31]])[1:],
+        "window": reference(folder, [1, *stream[17:32]], stream[17:33]),
     }
-    for bos, expected in second.items():
-        start = 15 if bos == "window" else 16
+    first = {
+        "none": reference(folder, stream[:16], stream[1:17]),
+        "start": reference(folder, [1, *stream[1:16]], stream[1:17]),
+    }
+    first["window"] = first["start"]
+    for bos in second:
         got = losses[bos]
         assert got is not None and len(got) == len(stream) - 1
-        np.testing.assert_allclose(got[start : start + len(expected)], expected, atol=1e-5)
+        np.testing.assert_allclose(got[:16], first[bos], atol=1e-5)
+        np.testing.assert_allclose(got[16:32], second[bos], atol=1e-5)
     labels = {result.row.measurement.label for result in found.values()}
     assert len(labels) == 3
-    contexts = found["window"].row.measurement.protocol.contexts(len(stream) - 1)
-    assert contexts[:16].tolist() == [*range(2, 17), 2]
 
 
-def test_bos_takes_a_place(models: Path, converted: Callable[..., Run]) -> None:
+@pytest.mark.parametrize("protocol", ["sliding", "same_targets"])
+def test_beginning_of_text_in_windows_that_overlap(
+    protocol: str, models: Path, converted: Callable[..., Run]
+) -> None:
+    """A target's context is BOS and the tokens before it, as many in all as the protocol says."""
     run = converted(models / "adds_bos")
-    results = measured(
-        run, protocols=["sliding", "same_targets"], lengths=[16], stride=15, targets=20
-    )
-    assert [r.row.tokens for r in results] == [run.data.split("validation").tokens, 20]
-    with pytest.raises(UserError, match=r"evaluation.bos: given window, but at length 16"):
-        measured(run, protocols=["sliding"], lengths=[16], stride=16)
-    for protocol in ("nonoverlapping", "same_targets"):
-        with pytest.raises(UserError, match=r"evaluation.bos: given window, but at length 1 "):
-            measured(run, protocols=[protocol], lengths=[1], targets=4)
+    stream = run.data.split("validation").stream.astype(int).tolist()
+    (result,) = measured(run, protocols=[protocol], lengths=[16], stride=4, targets=20)
+    losses, n_targets = result.losses(), len(stream) - 1
+    spans = result.row.measurement.protocol.spans(n_targets)
+    assert losses is not None and len(losses) == (n_targets if protocol == "sliding" else 20)
+    start, scored_from, stop = spans[7].tolist()
+    inputs = [1, *stream[start + 1 : stop]]
+    expected = reference(models / "adds_bos", inputs, stream[start + 1 : stop + 1])
+    before = int((spans[:7, 2] - spans[:7, 1]).sum())
+    scored = stop - scored_from
+    np.testing.assert_allclose(losses[before : before + scored], expected[-scored:], atol=1e-5)
 
 
 def test_readings_are_rows_of_their_own(models: Path, converted: Callable[..., Run]) -> None:
@@ -312,6 +327,148 @@ def test_alibi_in_16_bits_is_warned_of(
     assert rows[0].row.dtype == "bfloat16"
 
 
+def test_falcon_divides_alibi_and_rounds_it(
+    tmp_path: Path, converted: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = converted(save_model(tmp_path / "falcon", "FalconConfig", alibi=True), train_length=32)
+    assert run.config.position == AlibiConfig(inside=True)
+    measured(run, lengths=[16])
+    assert "in float32 transformers rounds ALiBi's biases" in capsys.readouterr().out
+
+
+def with_code(folder: Path, models: Path, base: str, body: str) -> Path:
+    """A model of a class that comes with it."""
+    shutil.copytree(models / base, folder)
+    config = folder / "config.json"
+    values = json.loads(config.read_text())
+    kind = values["architectures"][0]
+    values["auto_map"] = {"AutoModelForCausalLM": "mine.Mine"}
+    config.write_text(json.dumps(values))
+    call = "def forward(self, input_ids=None, use_cache=None, attention_mask=None, **others):"
+    lines = [f"from transformers import {kind}", f"class Mine({kind}):", f"    {call}"]
+    (folder / "mine.py").write_text("\n".join([*lines, f"        {body}", ""]))
+    return folder
+
+
+WHOLE = "return super().forward(input_ids, attention_mask=attention_mask, use_cache=use_cache)"
+
+
+def test_code_that_computes_all_logits_whatever_is_asked_for(
+    tmp_path: Path, models: Path, converted: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = converted(with_code(tmp_path / "own", models, "llama", WHOLE), trust_remote_code=True)
+    assert "its logits can only be computed whole" in capsys.readouterr().out
+    losses = measured(run, lengths=[16])[0].losses()
+    stream = run.data.split("validation").stream.astype(int).tolist()
+    assert losses is not None
+    expected = reference(models / "llama", [1, *stream[1:16]], stream[1:17])
+    np.testing.assert_allclose(losses[:16], expected, atol=1e-5)
+
+
+def test_code_that_fails_is_one_line(
+    tmp_path: Path, models: Path, converted: Callable[..., Run]
+) -> None:
+    folder = with_code(tmp_path / "own", models, "llama", "return others['past'].get_max_length()")
+    with pytest.raises(UserError, match="cannot be read: KeyError: 'past'") as error:
+        converted(folder, trust_remote_code=True)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_scheme_of_unknown_code_is_asked_for(
+    tmp_path: Path, models: Path, converted: Callable[..., Run]
+) -> None:
+    whole = WHOLE.replace("attention_mask=attention_mask, ", "")
+    folder = with_code(tmp_path / "own", models, "mamba", whole)
+    with pytest.raises(SettingsError, match=r"position: not given, and Mine .* position=NAME"):
+        converted(folder, trust_remote_code=True, train_length=32)
+    run = converted(folder, trust_remote_code=True, train_length=32, position=NoneConfig())
+    assert run.config.position == NoneConfig()
+
+
+def test_tokens_that_no_text_gives_do_not_count(
+    tmp_path: Path, converted: Callable[..., Run]
+) -> None:
+    """A tokenizer may have more tokens than the model, as long as the text has none of them."""
+    folder = save_model(tmp_path / "less", "LlamaConfig", vocab_size=258)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    run = converted(folder)
+    assert run.data.vocab_size == 259
+    assert measured(run, lengths=[16])[0].row.status == "complete"
+    with pytest.raises(UserError, match="knows 100 tokens, and its tokenizer makes number"):
+        converted(save_model(tmp_path / "few", "LlamaConfig", vocab_size=100))
+
+
+def test_a_dtype_is_of_its_rows(models: Path, converted: Callable[..., Run]) -> None:
+    run = converted(models / "llama")
+    again = converted(models / "llama", dtype="bfloat16")
+    assert (again.path, again.identity) == (run.path, run.identity)
+    assert measured(again, lengths=[16])[0].row.dtype == "bfloat16"
+
+
+def test_layers_with_heads_of_different_sizes(
+    tmp_path: Path, converted: Callable[..., Run]
+) -> None:
+    folder = save_model(tmp_path / "gemma4", "Gemma4TextConfig")
+    run = converted(folder)
+    losses = measured(run, lengths=[16])[0].losses()
+    stream = run.data.split("validation").stream.astype(int).tolist()
+    assert losses is not None
+    expected = reference(folder, [1, *stream[1:16]], stream[1:17])
+    np.testing.assert_allclose(losses[:16], expected, atol=1e-5)
+
+
+def test_a_model_of_the_hub_stays_the_commit_that_it_was(
+    models: Path, text: Path, tmp_path: Path
+) -> None:
+    """A name of which the hub's cache has two commits; `main` moves to the other one."""
+    commits = ["0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"]
+    repository = tmp_path / "hf" / "hub" / "models--owner--name"
+    main = repository / "refs" / "main"
+    main.parent.mkdir(parents=True)
+    shutil.copytree(models / "llama", repository / "snapshots" / commits[0])
+    shutil.copytree(models / "adds_bos", repository / "snapshots" / commits[1])
+    other = repository / "snapshots" / commits[1] / "model.safetensors"
+    weights = transformers.AutoModelForCausalLM.from_pretrained(models / "llama")
+    weights.lm_head.weight.data.mul_(2)
+    weights.save_pretrained(other.parent)
+
+    def called(name: str, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words],
+            cwd=tmp_path,
+            env=os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    convert = ("convert", "source=huggingface", "model=owner/name", f"data.validation=[{text}]")
+    main.write_text(commits[0])
+    called(*convert, "data=text", "run=first", "bos=none")
+    main.write_text(commits[1])
+    called("evaluate", "run=outputs/runs/first", "evaluation.lengths=[16]", "tracking=off")
+    run = load_run(tmp_path / "outputs" / "runs" / "first", str(tmp_path / "outputs" / "cache"))
+    assert isinstance(run.config, PretrainedConfig)
+    assert run.config.pretrained.revision == commits[0]
+    stream = run.data.split("validation").stream.astype(int).tolist()
+    (result,) = run.results().values()
+    losses = result.losses()
+    assert losses is not None
+    expected = reference(models / "llama", stream[:16], stream[1:17])
+    np.testing.assert_allclose(losses[:16], expected, atol=1e-5)
+    called(*convert, "data=text", "run=second", "bos=none")
+    hashes = {
+        json.loads((run.path.with_name(name) / "manifest.json").read_text())["weights_sha256"]
+        for name in ("first", "second")
+    }
+    assert len(hashes) == 2
+
+
 def test_windows(models: Path, converted: Callable[..., Run]) -> None:
     rows = [
         r.row
@@ -394,7 +551,7 @@ def broken(folder: Path, models: Path) -> dict[str, str]:
         "less": "does not hold all weights of LlamaForCausalLM: model.norm.weight",
         "bert": "is no causal language model: BertLMHeadModel sees",
         "t5": "is no causal language model: its configuration is a T5Config",
-        "vit": "has no tokenizer",
+        "vit": "is no causal language model: its configuration is a ViTConfig",
         "clip": "its configuration is a CLIPConfig",
         "gated_code": "comes with code of its own; to run it: trust_remote_code=true",
     }
@@ -442,6 +599,8 @@ def test_what_is_no_model_is_one_line(
         converted(models / "llama", gguf="a.gguf")
     with pytest.raises(SettingsError, match="end: given </s>, but"):
         converted(models / "llama", end="</s>")
+    with pytest.raises(SettingsError, match=r"revision: given abc, but .* is a folder"):
+        converted(models / "llama", revision="abc")
 
 
 @pytest.mark.parametrize(
@@ -460,7 +619,7 @@ def test_what_the_hub_says_is_one_line(model: str | None, line: str, tmp_path: P
         environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf")}
         if model is None:
             environment |= {"HF_HUB_OFFLINE": "1"}
-        script = Path(__file__).parents[2] / "scripts" / "convert.py"
+        script = ROOT / "scripts" / "convert.py"
         words = [f"model={model or 'owner/name'}".replace(" ", "\n").split("\n")]
         done = subprocess.run(
             [sys.executable, str(script), "source=huggingface", *words[0]],

@@ -118,6 +118,14 @@ def test_windows_that_cannot_be_are_refused(folder: Any) -> None:
     mistral = HuggingfaceModel(HuggingfaceConfig(str(folder("MistralConfig"))))
     assert mistral.refusal(40, 12) is None
     assert mistral.refusal(40, 30) == "layers have a window of their own, of 24"
+    # Of a model that sees pictures too, the language model's window counts.
+    for name, line in [
+        ("Gemma3Config", "layers have a window of their own, of 24"),
+        ("Llama4TextConfig", "layers attend in chunks of 24"),
+    ]:
+        model = HuggingfaceModel(HuggingfaceConfig(str(folder(name))))
+        assert model.in_pieces
+        assert model.refusal(40, 30) == line
     for name in ("BloomConfig", "MambaConfig"):
         model = HuggingfaceModel(HuggingfaceConfig(str(folder(name))))
         assert "takes no window" in (model.refusal(40, 12) or "")

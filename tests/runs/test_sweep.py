@@ -1,12 +1,18 @@
+import math
 import shlex
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alibi_lm.runs.sweep import commands
+from alibi_lm.config import Config
+from alibi_lm.runs.plan import plan_member
+from alibi_lm.runs.sweep import commands, mean_loss, run_member
 
 SETTINGS = {
     "position": ["position=alibi", "position=t5", "position=none"],
@@ -48,3 +54,18 @@ def test_a_value_with_spaces_is_quoted() -> None:
     (command,) = commands(members([words]))
     assert shlex.split(command)[2:] == list(words)
     assert Path(shlex.split(command)[1]).name == "sweep.py"
+
+
+def test_a_search_compares_nothing_but_whole_evaluations(
+    small_config: Callable[..., Config],
+) -> None:
+    """One that could not be read at a long length would else look better than one that could."""
+    member = plan_member(small_config())
+    assert mean_loss(member) == math.inf
+    run_member(member)
+    losses = [result.row.loss for result in member.run.results().values()]
+    assert len(losses) == len(member.wanted) == 2
+    assert mean_loss(member) == pytest.approx(sum(losses) / 2)
+    lacking = replace(member.wanted[0].protocol, length=8)
+    more = replace(member, wanted=[*member.wanted, replace(member.wanted[0], protocol=lacking)])
+    assert mean_loss(more) == math.inf
