@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import save_model
 
 from alibi_lm.config import Config
 from alibi_lm.data.sources.text import TextConfig
@@ -219,6 +220,19 @@ def small_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small model of an architecture of transformers; tests must not change it."""
+    made: dict[str, Path] = {}
+
+    def call(name: str) -> Path:
+        if name not in made:
+            made[name] = save_model(tmp_path_factory.mktemp("models") / name, name)
+        return made[name]
+
+    return call
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from typing import Any
 
 import tokenizers
 import torch
+import torch.nn.functional as F
 from tokenizers import decoders, models, pre_tokenizers
+from torch import Tensor
 
 VOCAB = 300
 LONGEST = 48  # tokens that they say they were trained at
+BEYOND = 150  # tokens that they are given, too
 SIZES = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -153,3 +156,22 @@ def save_model(folder: Path, name: str, adds_bos: bool = False, **settings: Any)
     model.save_pretrained(folder)
     save_tokenizer(folder, adds_bos)
     return folder
+
+
+def tokens_of(length: int) -> Tensor:
+    """(2, length + 1)."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(2, VOCAB, (2, length + 1), generator=generator)
+
+
+def losses_of(model: Any, tokens: Tensor) -> Tensor:
+    """By the logits of a model of transformers."""
+    logits = model(tokens[:, :-1], use_cache=False).logits.float()
+    return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+
+
+def as_loaded(folder: Path, **settings: Any) -> Any:
+    """What a user of transformers would call."""
+    import transformers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **settings).eval()

@@ -20,7 +20,6 @@ from alibi_lm.model.huggingface import (
     HuggingfaceConfig,
     HuggingfaceModel,
     hash_of,
-    rotations_of,
 )
 from alibi_lm.positions import PositionConfig
 from alibi_lm.positions.rope_parameters import read_rope_parameters
@@ -68,7 +67,7 @@ def convert(wanted: ConvertConfig) -> Run:
             )
         elif position.kind == "rotary":
             sizes = pretrained.sizes(length)
-            pretrained = replace(pretrained, rescalable=model.rotates_as(position, sizes))
+            pretrained = replace(pretrained, rescalable=model.rotations.rotate_as(position, sizes))
         config = PretrainedConfig(
             position=position,
             data=wanted.data or StdlibConfig(),
@@ -245,7 +244,7 @@ def find_position(
         # Falcon divides the sum of scores and biases by sqrt(head_dim).
         inside = text.model_type == "falcon"
         return read_spec({"kind": "alibi", "inside": inside}, "position")
-    if parameters and rotations_of(model.model):
+    if parameters and model.rotations:
         by_kind = {k: v for k, v in parameters.items() if isinstance(v, dict)}
         of_all = by_kind.get("full_attention") or next(iter(by_kind.values()), parameters)
         max_length = getattr(text, "max_position_embeddings", train_length)

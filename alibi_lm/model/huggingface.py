@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from alibi_lm.errors import UserError
 from alibi_lm.machine.hub import explaining
 from alibi_lm.machine.progress import bar, say
+from alibi_lm.model.rotations import Rotations
 from alibi_lm.model.softmax import LOGITS_AT_ONCE, losses_where_scored
-from alibi_lm.positions import SCHEMES, PositionConfig, Sizes
-from alibi_lm.positions.rope_parameters import rope_parameters
-from alibi_lm.settings import changed_settings, setting, words
+from alibi_lm.positions import Sizes
+from alibi_lm.settings import setting
 
 PROBE = 32  # tokens that are read to check a model at load
 TOLERANCE = {True: 1e-5, False: 2e-2}  # of the largest logit, in float32 and in 16 bits
 # What tells tables of positions from other embeddings.
 POSITIONAL = ("pos", "wpe")
-BY_LENGTH = ("dynamic", "longrope")  # types of rotations that look at the length of the text
 HASHED = (
     ".safetensors",
     ".bin",
@@ -75,7 +74,7 @@ class HuggingfaceConfig:
 
 
 class HuggingfaceModel:
-    """The model in one dtype on one device; `read_as` says how its positions are read.
+    """The model in one dtype on one device; its `rotations` say how positions are read.
 
     longest_read: of the texts that it will be given; some classes build tables for it.
     """
@@ -94,9 +93,7 @@ class HuggingfaceModel:
         self.n_parameters = sum(p.numel() for p in self.model.parameters())
         self.vocab_size = int(self.model.config.get_text_config().vocab_size)
         self.backend = str(getattr(self.model.config, "_attn_implementation", None) or "own")
-        # What some rotations keep from one text to the next: each text begins with these.
-        self._as_loaded = rotations_of(self.model)
-        self._rotations = copy.deepcopy(self._as_loaded)
+        self.rotations = Rotations(self.model, settings.name)
         self._kept: Any = None
         with explaining(settings.name), torch.inference_mode():
             self._inner = self._find_inner()
@@ -128,56 +125,7 @@ class HuggingfaceModel:
     @property
     def prefix_consistent(self) -> bool:
         """Whether no rotation depends on the length of the text."""
-        types = [str(module.rope_type) for module in self._rotations.values()]
-        return not any(name in of_one for of_one in types for name in BY_LENGTH)
-
-    def read_as(
-        self, position: PositionConfig, trained: PositionConfig, sizes: Sizes
-    ) -> "HuggingfaceModel":
-        """Itself, from now on with its positions read by these settings.
-
-        trained: those that it came with. Where layers rotate differently, those are changed that
-        rotate so. A UserError if transformers would not compute what the settings say.
-        """
-        self._rotations = copy.deepcopy(self._as_loaded)
-        if position == trained:
-            return self
-        wanted = SCHEMES.build(position, sizes)
-        rotating = self._rotating_as(trained, sizes)
-        if not rotating:
-            raise UserError(
-                f"evaluation.position: no layer of {self.name} rotates as its run says, so none "
-                "can be read otherwise"
-            )
-        beyond = 2 * sizes.train_length
-        for name, kinds in rotating.items():
-            made = _rescaled(self._as_loaded[name], kinds, position, sizes)
-            with explaining(self.name):
-                alike = all(
-                    _rotates_as(made, kind, wanted, length)
-                    for kind in kinds
-                    for length in (1, beyond)
-                )
-            if not alike:
-                raise UserError(
-                    f"evaluation.position: transformers computes other frequencies of "
-                    f"{type(self.model).__name__} than {words(changed_settings(position))}"
-                )
-            self._rotations[name] = made
-        return self
-
-    def rotates_as(self, position: PositionConfig, sizes: Sizes) -> bool:
-        """Whether some of its layers rotate by these settings, as it was loaded."""
-        return bool(self._rotating_as(position, sizes))
-
-    def _rotating_as(self, position: PositionConfig, sizes: Sizes) -> dict[str, list[str]]:
-        """The modules that do, with the kinds of layers for which they do."""
-        scheme = SCHEMES.build(position, sizes)
-        found = {
-            name: [kind for kind in _kinds(module) if _rotates_as(module, kind, scheme)]
-            for name, module in self._as_loaded.items()
-        }
-        return {name: kinds for name, kinds in found.items() if kinds}
+        return not self.rotations.depend_on_length
 
     def refusal(self, length: int, window: int | None) -> str | None:
         """Why it cannot read texts of that length within that window; None if it can."""
@@ -206,7 +154,7 @@ class HuggingfaceModel:
 
     def _call(self, tokens: Tensor, window: int | None = None, **wanted: Any) -> Any:
         """The class's own forward pass, which keeps nothing from the one before."""
-        self._reset_rotations()
+        self.rotations.put()
         mask = {} if window is None else {"attention_mask": self._mask(tokens.shape[1], window)}
         return self.model(tokens, use_cache=False, **mask, **wanted)
 
@@ -345,52 +293,6 @@ class HuggingfaceModel:
             return seen
         lowest = torch.finfo(weights.dtype).min
         return torch.zeros_like(seen, dtype=weights.dtype).masked_fill(~seen, lowest)
-
-    def _reset_rotations(self) -> None:
-        """Put fresh rotations into the model: some keep what they computed for the text before."""
-        device = next(self.model.parameters()).device
-        for name, module in self._rotations.items():
-            self.model.set_submodule(name, copy.deepcopy(module).to(device))
-
-
-def rotations_of(model: nn.Module) -> dict[str, Any]:
-    """The modules that rotate by rope_parameters, by name."""
-    everything = model.named_modules(remove_duplicate=False)
-    return {name: module for name, module in everything if hasattr(module, "rope_type")}
-
-
-def _kinds(module: Any) -> list[str]:
-    """The kinds of layers that a module rotates; "" for all alike."""
-    return list(module.rope_type) if isinstance(module.rope_type, dict) else [""]
-
-
-def _rotates_as(module: Any, kind: str, position: Any, length: int = 1) -> bool:
-    """Whether a module's frequencies for texts of a length, and its factor, are our scheme's."""
-    prefix = f"{kind}_" if kind else ""
-    if length > 1:  # some modules choose them when they are called
-        module = copy.deepcopy(module)
-        module(torch.zeros(1), torch.tensor([[length - 1]]), *([kind] if kind else []))
-    found = getattr(module, f"{prefix}inv_freq").float().cpu()
-    factor = float(getattr(module, f"{prefix}attention_scaling"))
-    ours = position.frequencies(length)
-    return (
-        found.shape == ours.shape
-        and torch.allclose(found, ours, rtol=1e-4, atol=0)
-        and abs(factor - position.attention_factor) < 1e-4
-    )
-
-
-def _rescaled(module: Any, kinds: list[str], position: PositionConfig, sizes: Sizes) -> Any:
-    """A module like this one, which rotates layers of these kinds by other settings."""
-    config = copy.deepcopy(module.config)
-    parameters, max_length = rope_parameters(position, sizes)
-    config.max_position_embeddings = max_length
-    if kinds == [""]:
-        config.rope_parameters = parameters
-    else:
-        by_kind = dict(config.rope_parameters)
-        config.rope_parameters = by_kind | {kind: by_kind[kind] | parameters for kind in kinds}
-    return type(module)(config)
 
 
 def hash_of(settings: HuggingfaceConfig) -> str:

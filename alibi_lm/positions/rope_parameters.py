@@ -49,6 +49,11 @@ ORIGINAL = ("dynamic", "yarn", "llama3", "longrope")  # types that scale from so
 SAME = ("rope_theta", "rope_type", "type", "partial_rotary_factor")
 
 
+def depends_on_length(rope_type: str) -> bool:
+    """Whether rotations of that type look at the length of the text."""
+    return rope_type in BY_LENGTH
+
+
 def read_rope_parameters(
     parameters: dict[str, Any], max_length: int, train_length: int
 ) -> PositionConfig | None:

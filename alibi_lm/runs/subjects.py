@@ -55,6 +55,9 @@ def _pretrained(
     longest = max(measurement.protocol.length for measurement in wanted)
     loaded: dict[str, HuggingfaceModel] = {}
 
+    def read_as(model: HuggingfaceModel, changes: str) -> None:
+        model.rotations.read_as(reading(config, changes), config.position, config.sizes)
+
     def model_of(dtype: str) -> HuggingfaceModel:
         if dtype in loaded:
             return loaded[dtype]
@@ -62,7 +65,7 @@ def _pretrained(
         loaded[dtype] = model = HuggingfaceModel(config.pretrained, dtype, device, longest)
         model.check_tokens(max(run.data.largest, run.bos or 0))
         for changes in dict.fromkeys(measurement.changes for measurement in wanted):
-            model.read_as(reading(config, changes), config.position, config.sizes)  # or refuse it
+            read_as(model, changes)  # or refuse it, before anything is read
         if adds_by_key(config.position) and (dtype != "float32" or model.rounds_biases):
             advice = "" if model.rounds_biases else ": evaluation.dtype=float32"
             say(
@@ -72,9 +75,9 @@ def _pretrained(
         return model
 
     def of(measurement: Measurement) -> Subject:
-        position = reading(config, measurement.changes)
         model = model_of(measurement.dtype)
-        return model.read_as(position, config.position, config.sizes)
+        read_as(model, measurement.changes)
+        return model
 
     return Subjects(model_of(wanted[0].dtype).n_parameters, of)
 
