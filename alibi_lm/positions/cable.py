@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alibi_lm.attention.bias import Bias, Block, Form, Needs, OnLogits
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
-from alibi_lm.positions.fox import draw_gate, gate_layers
+from alibi_lm.positions.projections import draw_projection, projections
 from alibi_lm.settings import setting
 
 
@@ -60,9 +60,9 @@ class Cable(Position):
 
     def __init__(self, config: CableConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
-        self.gates = gate_layers(sizes, sizes.n_heads, bias=not config.weights)
+        self.gates = projections(sizes, sizes.n_heads, bias=not config.weights)
         if config.weights:
-            self.weights = gate_layers(sizes, sizes.n_heads, bias=False)
+            self.weights = projections(sizes, sizes.n_heads, bias=False)
         self.activation = F.relu if config.activation == "relu" else F.softplus
         self.q_factor = 1.0 if config.scaled else sizes.head_dim**0.5
 
@@ -75,7 +75,7 @@ class Cable(Position):
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As the authors' code."""
-        draw_gate(name, parameter, generator)
+        draw_projection(name, parameter, generator)
 
     def in_layer(
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from alibi_lm.attention.bias import Bias, Form
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
+from alibi_lm.positions.projections import draw_projection, projections
 from alibi_lm.settings import setting
 
 GATES = ("data", "bias", "fixed")
@@ -61,20 +62,6 @@ class FoxConfig(PositionConfig):
         return (-1 / times - (-torch.expm1(-1 / times)).log()).float()  # -log(exp(1 / t) - 1)
 
 
-def gate_layers(sizes: Sizes, outputs: int, bias: bool = True) -> nn.ModuleList:
-    """A projection of the input, in each layer: one output for each head, say."""
-    layers = (nn.Linear(sizes.d_model, outputs, bias=bias) for _ in range(sizes.n_layers))
-    return nn.ModuleList(layers)
-
-
-def draw_gate(name: str, parameter: Tensor, generator: torch.Generator) -> None:
-    """Small weights, no offset."""
-    if name.endswith("bias"):
-        parameter.zero_()
-    else:
-        parameter.normal_(0, 0.02, generator=generator)
-
-
 @SCHEMES.add("fox", FoxConfig)
 class Fox(Position):
     """Data-dependent decay by token."""
@@ -92,14 +79,14 @@ class Fox(Position):
         super().__init__(config, sizes)
         offsets = config.offsets(sizes.n_heads)
         if config.gate == "data":
-            self.gates = gate_layers(sizes, sizes.n_heads)
+            self.gates = projections(sizes, sizes.n_heads)
         elif config.gate == "bias":
             self.offsets = nn.Parameter(offsets.repeat(sizes.n_layers, 1))
         self.register_buffer("first_offsets", offsets, persistent=False)
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As the authors' code."""
-        draw_gate(name, parameter, generator)
+        draw_projection(name, parameter, generator)
         if name.endswith(("bias", "offsets")):
             parameter.copy_(self.first_offsets.expand_as(parameter))
 

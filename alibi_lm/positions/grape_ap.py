@@ -17,7 +17,7 @@ from torch import Tensor
 from alibi_lm.attention.bias import Bias, Block, Form, OnLogits
 from alibi_lm.positions.alibi import alibi_slopes
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes, split_heads
-from alibi_lm.positions.fox import gate_layers
+from alibi_lm.positions.projections import projections
 from alibi_lm.settings import setting
 
 
@@ -70,7 +70,7 @@ class GrapeAp(Position):
     def __init__(self, config: GrapeApConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.register_buffer("slopes", torch.tensor(alibi_slopes(sizes.n_heads)), persistent=False)
-        self.maps = gate_layers(sizes, sizes.n_heads * config.width, bias=False)
+        self.maps = projections(sizes, sizes.n_heads * config.width, bias=False)
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As the authors' code."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from alibi_lm.attention.bias import Bias, Block, Form, OnLogits
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes, split_heads
-from alibi_lm.positions.fox import draw_gate, gate_layers
+from alibi_lm.positions.projections import draw_projection, projections
 from alibi_lm.settings import setting
 
 CHUNK = 64  # tokens
@@ -143,14 +143,14 @@ class Path(Position):
     def __init__(self, config: PathConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.directions = nn.ModuleList(Directions(config, sizes) for _ in range(sizes.n_layers))
-        self.strengths = gate_layers(sizes, sizes.n_heads)
+        self.strengths = projections(sizes, sizes.n_heads)
         if config.forget:
-            self.gates = gate_layers(sizes, sizes.n_heads)
+            self.gates = projections(sizes, sizes.n_heads)
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As the authors' models; convolutions as torch draws them."""
         if "convolution" not in name:
-            draw_gate(name, parameter, generator)
+            draw_projection(name, parameter, generator)
 
     def in_layer(
         self, layer: int, x: Tensor, q: Tensor, k: Tensor, begun: Any

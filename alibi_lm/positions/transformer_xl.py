@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alibi_lm.attention.bias import Bias, Block, Form, OnLogits
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes
-from alibi_lm.positions.fox import gate_layers
+from alibi_lm.positions.projections import projections
 from alibi_lm.positions.sinusoidal import sinusoids
 from alibi_lm.settings import setting
 
@@ -62,7 +62,7 @@ class TransformerXl(Position):
     def __init__(self, config: TransformerXlConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.d_model, by_head = sizes.d_model, (sizes.n_heads, sizes.head_dim)
-        self.maps = gate_layers(sizes, sizes.d_model, bias=False)
+        self.maps = projections(sizes, sizes.d_model, bias=False)
         self.u = nn.Parameter(torch.empty(by_head))
         self.v = nn.Parameter(torch.empty(by_head))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alibi_lm.attention.bias import Bias, Block, Form, OnLogits
 from alibi_lm.positions.base import SCHEMES, Position, PositionConfig, Sizes, split_heads
-from alibi_lm.positions.fox import draw_gate, gate_layers
+from alibi_lm.positions.projections import draw_projection, projections
 from alibi_lm.settings import setting
 
 ROWS = 64  # queries that share an anchor
@@ -75,13 +75,13 @@ class Wall(Position):
 
     def __init__(self, config: WallConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
-        self.gates = gate_layers(sizes, sizes.d_model)
+        self.gates = projections(sizes, sizes.d_model)
         if config.scalar:
-            self.scalar_gates = gate_layers(sizes, sizes.n_heads)
+            self.scalar_gates = projections(sizes, sizes.n_heads)
 
     def initialize(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """As the authors' code."""
-        draw_gate(name, parameter, generator)
+        draw_projection(name, parameter, generator)
         if name.endswith("bias"):
             parameter.fill_(self.config.offset)
 
