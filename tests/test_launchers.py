@@ -64,14 +64,15 @@ def test_optuna_searches_for_the_smallest_loss(
     smallest = min(losses, key=lambda variant: losses[variant])
     assert best.best_value == pytest.approx(losses[smallest])
     assert smallest == f"scale={best.best_params['position.scale']}"
-    # A trial that cannot be trained or scored ends nothing.
-    search = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "optim.lr=choice(1e20,1e-3)"]
-    search += ["hydra.sweeper.n_trials=2"]
-    done = script("sweep", "position=learned", *search, *on_text, "output=two", "tracking=off")
+    # What cannot be trained ends nothing; what cannot be scored at all lengths is worst.
+    grid = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=4"]
+    words = [*grid, "position=choice(learned,alibi)", "optim.lr=choice(1e20,1e-3)"]
+    done = script("sweep", *words, *on_text, "output=two", "tracking=off")
     assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "two").glob("runs/*/failed.txt"))
+    assert len(list((tmp_path / "two").glob("runs/*/failed.txt"))) == 2
+    assert "takes its loss as infinite: nothing was scored at [40]" in done.stdout
     best = OmegaConf.load(tmp_path / "two" / "optimization_results.yaml")
-    assert best.best_params == {"optim.lr": 1e-3}
+    assert best.best_params == {"position": "alibi", "optim.lr": 1e-3}
     done = script("sweep", "position=alibi", "hydra/sweeper=nope", *on_text)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "hydra/sweeper: cannot be set" in done.stderr

@@ -123,7 +123,9 @@ def mean_loss(member: Member) -> float:
     """Of all that was wanted of a member; infinite if it failed or any of it was not scored."""
     there = {} if member.run.failure.exists() else member.run.results()
     rows = [there[m].row for m in member.wanted if m in there]
-    if len(rows) < len(member.wanted) or any(row.status != COMPLETE for row in rows):
+    if unscored := [row.eval_length for row in rows if row.status != COMPLETE]:
+        say(f"the search takes its loss as infinite: nothing was scored at {unscored}")
+    if unscored or len(rows) < len(member.wanted):
         return math.inf
     mean = sum(row.loss for row in rows) / len(rows)
     return mean if math.isfinite(mean) else math.inf
