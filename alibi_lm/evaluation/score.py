@@ -71,9 +71,6 @@ def score(
     them runs out of memory, all raise.
     """
     assert bos is not None or protocol.bos == "none"
-    if protocol.bos == "start":
-        stream = np.concatenate([np.array([bos], stream.dtype), stream[1:]])
-    first = bos if protocol.bos == "window" else None
     n_targets, n_processes = len(stream) - 1, processes.world_size()
     spans, size = protocol.spans(n_targets), max(1, batch_tokens // protocol.length)
     rank = processes.rank()
@@ -81,9 +78,10 @@ def score(
     failure: Exception | None = None
     try:
         for start in range(rank * size, len(spans), n_processes * size):
-            inputs, targets = span_tensors(
-                spans[start : start + size], stream, protocol.length if fill else 0, first
-            )
+            these = spans[start : start + size]
+            inputs, targets = span_tensors(these, stream, protocol.length if fill else 0)
+            if protocol.bos != "none" and bos is not None:
+                inputs[(these[:, 0] == 0) | (protocol.bos == "window"), 0] = bos
             read = losses_of(inputs, targets).float().cpu()
             losses.append(read[targets != UNSCORED].numpy())
             advance(inputs.numel() * n_processes)
@@ -118,12 +116,11 @@ def span_tensors(
     spans: Spans,
     stream: npt.NDArray[np.unsignedinteger],
     at_least: int = 0,
-    first: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Inputs, and targets or UNSCORED, of spans that are read at once. (B, T), (B, T).
 
-    first: a token in place of the one before each span. Shorter spans, and all shorter than
-    at_least, are padded on the right, which no scored loss of a causal model sees.
+    Shorter spans, and all that are shorter than at_least, are padded on the right, which no scored
+    loss of a causal model sees.
     """
     starts, scored_from, stops = (column[:, None] for column in spans.T)
     places = starts + np.arange(max(at_least, (stops - starts).max()))  # target numbers, (B, T)
@@ -131,6 +128,4 @@ def span_tensors(
     places = np.minimum(places, stops - 1)
     targets = np.where(scored, stream[places + 1], np.int64(UNSCORED))
     inputs = stream[places].astype(np.int64)
-    if first is not None:
-        inputs[:, 0] = first
     return torch.from_numpy(inputs), torch.from_numpy(targets)

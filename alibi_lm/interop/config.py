@@ -38,8 +38,7 @@ class ConvertConfig:
         choices=BOS,
     )
     end: str | None = setting(
-        None,
-        "huggingface: the token between documents; null: its own, or a usual one",
+        None, "huggingface: the token between documents; null: its own, or a usual one"
     )
     train_length: int | None = setting(
         None,

@@ -16,11 +16,7 @@ from alibi_lm.evaluation.protocols import EvaluationConfig
 from alibi_lm.interop.config import ConvertConfig
 from alibi_lm.machine.hub import explaining
 from alibi_lm.machine.progress import say
-from alibi_lm.model.huggingface import (
-    HuggingfaceConfig,
-    HuggingfaceModel,
-    hash_of,
-)
+from alibi_lm.model.huggingface import HuggingfaceConfig, HuggingfaceModel, hash_of
 from alibi_lm.positions import PositionConfig
 from alibi_lm.positions.rope_parameters import read_rope_parameters
 from alibi_lm.positions.spec import read_spec
@@ -115,12 +111,11 @@ def look_up(pretrained: HuggingfaceConfig) -> tuple[HuggingfaceConfig, Any]:
     with explaining(pretrained.name):
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-        if pretrained.is_local:
-            file = pretrained.gguf or "config.json"
-            if not Path(pretrained.name, file).is_file():
-                raise UserError(f"model: {pretrained.name} holds no model: it has no {file}")
+        file = pretrained.gguf or "config.json"
         if not pretrained.is_local:
-            pretrained = replace(pretrained, revision=_commit(pretrained))
+            pretrained = replace(pretrained, revision=_commit(pretrained, file))
+        elif not Path(pretrained.name, file).is_file():
+            raise UserError(f"model: {pretrained.name} holds no model: it has no {file}")
         theirs = AutoConfig.from_pretrained(**pretrained.source())
         of_its_own = "AutoModelForCausalLM" in (getattr(theirs, "auto_map", None) or {})
         if type(theirs) not in MODEL_FOR_CAUSAL_LM_MAPPING and not of_its_own:
@@ -140,14 +135,12 @@ def look_up(pretrained: HuggingfaceConfig) -> tuple[HuggingfaceConfig, Any]:
     return pretrained, theirs
 
 
-def _commit(pretrained: HuggingfaceConfig) -> str:
+def _commit(pretrained: HuggingfaceConfig, file: str) -> str:
     """Of the revision on the hub, so that the model stays the one that was converted."""
     from transformers.utils.hub import cached_file, extract_commit_hash
 
-    file = cached_file(
-        pretrained.name, pretrained.gguf or "config.json", revision=pretrained.revision
-    )
-    commit: str | None = extract_commit_hash(file, None)
+    found = cached_file(pretrained.name, file, revision=pretrained.revision)
+    commit: str | None = extract_commit_hash(found, None)
     if commit is None:
         raise UserError(f"model: of {pretrained.name} no commit is known; give it: revision=COMMIT")
     return commit

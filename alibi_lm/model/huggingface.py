@@ -27,12 +27,8 @@ PROBE = 32  # tokens that are read to check a model at load
 TOLERANCE = {True: 1e-5, False: 2e-2}  # of the largest logit, in float32 and in 16 bits
 # What tells tables of positions from other embeddings.
 POSITIONAL = ("pos", "wpe")
-HASHED = (
-    ".safetensors",
-    ".bin",
-    ".gguf",
-    ".py",
-)  # files that decide what a folder's model computes
+# Files that decide what a folder's model computes, beside its configuration.
+HASHED = (".safetensors", ".bin", ".gguf", ".py")
 CHUNK = 2**24  # bytes that are hashed at once
 
 
