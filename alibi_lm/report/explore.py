@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alibi_lm.report.comparisons import METRICS, Curve
 from alibi_lm.report.figures import Panel, apart, drawable, label_of, line_of, shade_of
-from alibi_lm.report.legend import Style, style
+from alibi_lm.report.legend import Style, less_shared, style
 from alibi_lm.report.loss_by_position import bins_to_draw
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def lengths_figure(panels: Mapping[str, Panel]) -> "figure":
     for curve in panel.curves:
         data = _columns(curve, metrics, label_of(curve, train_lengths), metrics)
         _draw(fig, data, metrics[0], curve, own[id(curve)], train_lengths)
+    _shorten_legend(fig)
     lengths = sorted({at for curve in panel.curves for at in curve.points})
     multiples = sorted({at / c.train_length for c in panel.curves for at in c.points})
     ticks = {metric: apart(lengths, train_lengths) for metric in metrics}
@@ -88,6 +89,7 @@ def positions_figure(panel: Panel) -> "figure":
             "name": [label_of(curve, train_lengths)] * len(bins),
         }
         _draw(fig, data, "loss", curve, own[id(curve)], train_lengths)
+    _shorten_legend(fig)
     return fig
 
 
@@ -197,6 +199,16 @@ def _draw(
     marks = fig.scatter("at", metric, marker=MARKERS[as_.marker], size=8, **shared)
     (hover,) = (tool for tool in fig.tools if isinstance(tool, HoverTool))
     hover.renderers.append(marks)
+
+
+def _shorten_legend(fig: "figure") -> None:
+    """Leave out the settings that all curves share; the table and the tooltips have them."""
+    from bokeh.core.properties import value
+
+    items = [item for legend in fig.legend for item in legend.items]
+    names, _ = less_shared([item.label.value for item in items])
+    for item, name in zip(items, names, strict=True):
+        item.label = value(name)
 
 
 def _hex(colour: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from alibi_lm.machine.files import write_atomically
 from alibi_lm.report.comparisons import METRICS, Comparison, Curve, Study, in_order, several_seeds
-from alibi_lm.report.legend import Style, family_of, mix, style, styles
+from alibi_lm.report.legend import Style, family_of, less_shared, mix, style, styles
 from alibi_lm.report.loss_by_position import bins_to_draw, has_positions
 from alibi_lm.report.published import (
     SOURCE,
@@ -441,7 +441,8 @@ def _finish(axes: "Axes", panel: Panel, ends: list[End], shown: str) -> None:
     """The heading (what is shown of several seeds), the grid, the names of the curves."""
     n_seeds = several_seeds(panel.curves)
     seeds = f"; {shown} of {n_seeds} seeds" if n_seeds else ""
-    ends, shared = _less_shared(ends)
+    names, shared = less_shared([name for _, name, _ in ends])
+    ends = [(y, name, shade) for (y, _, shade), name in zip(ends, names, strict=True)]
     heading = textwrap.fill(", ".join([panel.heading, *shared]) + seeds, HEADING)
     if panel.published:
         sources = (f"{p.source}, L = {p.curves[0].train_length:,}" for p in panel.published)
@@ -451,17 +452,6 @@ def _finish(axes: "Axes", panel: Panel, ends: list[End], shown: str) -> None:
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     _name_curves(axes, ends)
-
-
-def _less_shared(ends: list[End]) -> tuple[list[End], list[str]]:
-    """The curves' names without the settings that all of several share, and those settings."""
-    names = [name.split() for _, name, _ in ends]
-    words = [{word.strip(",") for word in name} for name in names]
-    shared = set.intersection(*words) if len(names) > 1 else set()
-    shared = {word for word in shared if re.match(r"[\w.]+=.", word)}
-    shorter = [" ".join(w for w in name if w.strip(",") not in shared) for name in names]
-    found = [(y, name, shade) for (y, _, shade), name in zip(ends, shorter, strict=True)]
-    return found, sorted(shared)
 
 
 def _name_curves(axes: "Axes", ends: list[End]) -> None:

@@ -5,6 +5,7 @@ not registered here, in rows from elsewhere, bears its own word and is drawn in 
 """
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,17 @@ def title(position: str) -> str:
 def variant_title(position: str, variant: str) -> str:
     """The scheme with settings that are not its defaults, by its name where it has one."""
     return named_variants().get((position, variant)) or f"{title(position)} {variant}".strip()
+
+
+def less_shared(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of curves without the settings that all of several share, and those settings."""
+    split = [name.split() for name in names]
+    words_of = [{word.strip(",") for word in name} for name in split]
+    common = set.intersection(*words_of) if len(names) > 1 else set()
+    shared = {word for word in common if re.match(r"[\w.]+=.", word)}
+    return [" ".join(w for w in name if w.strip(",") not in shared) for name in split], sorted(
+        shared
+    )
 
 
 @functools.cache
